@@ -1,0 +1,85 @@
+# Every target does its own set-up: it makes .venv, installs torch first (so that a pinned or local build is kept), then
+# this package. Stamp files make the second run quick. Needs only make and Python 3.11 or newer.
+#
+#   make demo PYTHON=python3.12          another interpreter
+#   make test TORCH="torch==2.13.0"      another torch
+#   make demo PIP_ARGS="--index-url URL" any option of pip install
+
+PYTHON   ?= python3
+VENV     ?= .venv
+TORCH    ?= torch>=2.6,<2.14
+PIP_ARGS ?=
+# `make check FAST_TESTS=no` leaves the tests out (.ci/run, where `make test` follows and runs them all)
+FAST_TESTS ?= yes
+
+ifeq ($(OS),Windows_NT)
+BIN := $(VENV)/Scripts
+else
+BIN := $(VENV)/bin
+endif
+PIP := $(BIN)/python -m pip install --disable-pip-version-check -qq $(PIP_ARGS)
+STAMPS := $(VENV)/.stamps
+
+# After set-up nothing here needs a network: no hub, no downloads.
+OFFLINE := HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check lint format docs build clean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+$(STAMPS)/venv:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "unmask needs Python 3.11 or newer, got " + sys.version.split()[0] + "; try: make PYTHON=python3.11 ...")'
+	@echo "set-up: $(VENV) with torch (once)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP) "$(TORCH)"
+	@mkdir -p $(STAMPS) && touch $@
+
+$(STAMPS)/run: $(STAMPS)/venv pyproject.toml
+	@echo "set-up: unmask and what it needs to run"
+	@$(PIP) -e .
+	@touch $@
+
+$(STAMPS)/dev: $(STAMPS)/run
+	@echo "set-up: test and lint tools"
+	@$(PIP) -e ".[all,dev]"
+	@touch $@
+
+$(STAMPS)/docs: $(STAMPS)/run
+	@echo "set-up: documentation tools"
+	@$(PIP) -e ".[docs]"
+	@touch $@
+
+demo: $(STAMPS)/run ## text from the embedded model, drawn as it settles, then its statistics
+	@$(OFFLINE) $(BIN)/unmask generate "Anna has 16 cards. Tom gives Anna 26 more cards. How many cards does Anna have now? Show the steps." --show
+	@$(OFFLINE) $(BIN)/unmask generate "Solve this sudoku: 2 0 0 3 / 0 3 0 2 / 3 1 0 4 / 0 2 3 1" --show
+
+test: $(STAMPS)/dev ## all tests this kind of machine can run (not gpu, slurm, browser)
+	@$(OFFLINE) $(BIN)/python -m pytest -m "not gpu and not slurm and not browser" $(PYTEST_ARGS)
+
+check: lint ## format, lint, types, import contract, fast tests
+ifeq ($(FAST_TESTS),yes)
+	@$(OFFLINE) $(BIN)/python -m pytest -q $(PYTEST_ARGS)
+endif
+
+lint: $(STAMPS)/dev ## format, lint, types, import contract
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(STAMPS)/dev ## rewrite the files in the house format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+docs: $(STAMPS)/docs ## the documentation site, in site/
+	$(BIN)/mkdocs build --strict
+
+build: $(STAMPS)/dev ## wheel and sdist, in dist/
+	@$(PIP) build
+	$(BIN)/python -m build
+
+clean: ## remove the environment, caches and builds
+	rm -rf $(VENV) build dist site .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

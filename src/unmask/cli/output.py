@@ -1,0 +1,43 @@
+"""Where words go: results to stdout, notices to stderr. Files are checked before any work and written whole."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+
+class Notices:
+    """Lines for the person at the terminal, on stderr; silent with --quiet.  Warnings are always said."""
+
+    def __init__(self, quiet: bool = False) -> None:
+        self.quiet = quiet
+
+    def say(self, text: str) -> None:
+        if not self.quiet:
+            print(text, file=sys.stderr, flush=True)
+
+    def warn(self, text: str) -> None:
+        print(f"unmask: warning: {text}", file=sys.stderr, flush=True)
+
+
+def print_json(value: Any) -> None:
+    """One JSON value on stdout, in lines a person can read."""
+    print(json.dumps(value, ensure_ascii=False, indent=2, default=str))
+
+
+def human_bytes(count: float) -> str:
+    """12.3 GiB and the like."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if abs(count) < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TiB"
+
+
+def columns(rows: list[tuple[str, ...]], indent: str = "  ") -> str:
+    """Lines with aligned columns; the last column runs free."""
+    if not rows:
+        return ""
+    wide = [max(len(r[i]) for r in rows) for i in range(len(rows[0]) - 1)]
+    return "\n".join(indent + "".join(f"{c:<{w}}  " for c, w in zip(r, wide)) + r[-1] for r in rows)

@@ -1,0 +1,108 @@
+"""What exists, by kind: one line each (name, module path, meaning). Nothing is imported until it is asked for.
+
+Outside packages add lines by entry point (`unmask.policies`, `unmask.caches`, `unmask.schedules`, `unmask.models`).
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import entry_points
+from typing import Any
+
+from unmask.core.errors import SpecError
+from unmask.core.spec import build, split
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One catalog line; `target` is "module:attribute"."""
+
+    name: str
+    target: str
+    meaning: str
+
+
+KINDS = {"policy": "policies", "cache": "caches", "schedule": "schedules", "model": "models", "profile": "profiles"}
+
+_LINES: dict[str, tuple[Entry, ...]] = {
+    "policy": (
+        Entry("threshold", "unmask.decode.threshold:Threshold", "commit every position at or above a confidence, the best always"),
+        Entry("factor", "unmask.decode.factor:Factor", "commit the largest n with (n + 1)(1 - c_n) < factor (Fast-dLLM)"),
+        Entry("low_confidence", "unmask.decode.top_k:LowConfidence", "the most confident positions, a fixed number of steps (LLaDA)"),
+        Entry("random", "unmask.decode.top_k:Random", "random positions, a fixed number of steps (LLaDA)"),
+        Entry("entropy", "unmask.decode.top_k:Entropy", "positions of lowest entropy, a fixed number of steps"),
+        Entry("margin", "unmask.decode.top_k:Margin", "positions of largest top-1 to top-2 margin, a fixed number of steps"),
+        Entry("dream", "unmask.decode.dream:Dream", "Dream's eps schedule: origin, maskgit_plus, topk_margin or entropy"),
+        Entry("dream_carry", "unmask.decode.dream_carry:DreamCarry", "Fast-dLLM on Dream, whole canvas: threshold with carry"),
+        Entry("dream_block", "unmask.decode.dream_block:DreamBlock", "Fast-dLLM on Dream, blocks: first token from the entry pass"),
+        Entry("left_to_right", "unmask.decode.left_to_right:LeftToRight", "the leftmost open position: autoregressive decoding"),
+    ),
+    "schedule": (
+        Entry("blocks", "unmask.decode.schedules:Blocks", "blocks left to right on a canvas of full length (semi-AR padding)"),
+        Entry("whole", "unmask.decode.schedules:Whole", "the whole answer as one block (fixed length)"),
+        Entry("growing", "unmask.decode.schedules:Growing", "the canvas grows block by block until EOS (semi-AR origin)"),
+    ),
+    "cache": (
+        Entry("none", "unmask.cache.none:NoCache", "every row is recomputed at every step; exact for every model"),
+        Entry("prefix", "unmask.cache.prefix:Prefix", "rows before the open block are kept until the next block (Fast-dLLM)"),
+        Entry("dual", "unmask.cache.dual:Dual", "rows before and after the open block are kept (Fast-dLLM)"),
+        Entry("block", "unmask.cache.block:BlockCache", "finished rows are kept for good; exact for (block-)causal models"),
+    ),
+    "model": (
+        Entry("llada", "unmask.models.llada:FAMILY", "LLaDA 8B, LLaDA 1.5, iLLaDA and checkpoints of that format"),
+        Entry("Dream", "unmask.models.dream:FAMILY", "Dream v0 7B and checkpoints of that format"),
+        Entry("qwen2", "unmask.models.qwen2:FAMILY", "autoregressive Qwen2 / Qwen2.5 checkpoints (baseline, parents)"),
+        Entry("llama", "unmask.models.llama:FAMILY", "autoregressive Llama-shaped checkpoints (baseline, parents)"),
+    ),
+    "profile": (
+        Entry("default", "unmask.engine.profiles:default", "float32 confidences, no quirk, rows never coupled"),
+        Entry("llada", "unmask.engine.profiles:llada", "LLaDA generate.py: all S passes of every block"),
+        Entry("fast-dllm", "unmask.engine.profiles:fast_dllm", "Fast-dLLM v1 for LLaDA and Dream"),
+        Entry("dream", "unmask.engine.profiles:dream", "Dream diffusion_generate: eps schedule, zero-commit passes kept"),
+    ),
+}
+
+
+@cache
+def entries(kind: str) -> dict[str, Entry]:
+    """All lines of a kind by name, the project's own first. A foreign line may not replace one of ours."""
+    found = {e.name: e for e in _LINES[kind]}
+    for point in entry_points(group=f"unmask.{KINDS[kind]}"):
+        if point.name not in found:
+            found[point.name] = Entry(point.name, point.value, f"from {point.dist.name if point.dist else 'a package'}")
+    return found
+
+
+def find(kind: str, name: str) -> Entry:
+    """The line of that name.
+
+    Raises:
+        SpecError: unknown name; the message has the near names and the whole list.
+    """
+    known = entries(kind)
+    if name in known:
+        return known[name]
+    near = difflib.get_close_matches(name, known, n=2, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}? " if near else ""
+    raise SpecError(f"unknown {kind} {name!r}", expected=f"one of: {', '.join(known)}", got=name, remedy=f"{hint}See `unmask ls {KINDS[kind]}`.")
+
+
+def load(kind: str, name: str) -> Any:
+    """The object behind a catalog line; an import error inside it is not swallowed."""
+    module, _, attribute = find(kind, name).target.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def parse(kind: str, spec: Any) -> Any:
+    """A component from its spec string; a component passes through.
+
+    Raises:
+        SpecError: unknown name, wrong type or out-of-range argument.
+    """
+    if not isinstance(spec, str):
+        return spec
+    name, args, kwargs = split(spec)
+    return build(load(kind, name), args, kwargs)

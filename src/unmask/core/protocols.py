@@ -1,0 +1,126 @@
+"""What each room promises the engine. Interfaces only; leaves are final and never inherit from one another."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Seq
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from unmask.core.events import Event
+    from unmask.core.types import Batch, Block, Candidates, Commit, Forwarded, Head, Peers, Plan, Sequence, Span, Traits
+
+
+class Store(Protocol):
+    """Per layer, one key and one value row per absolute position and slot (keys after RoPE), written in place."""
+
+    rows: int
+
+    def write(self, layer: int, slot: int, spans: Seq[Span], k: Tensor, v: Tensor) -> None:
+        """k, v [n, KV, D]: the rows of `spans`, in order."""
+
+    def kv(self, layer: int, slot: int) -> tuple[Tensor, Tensor]:
+        """Keys and values [KV, rows, D] of a slot."""
+
+    def free(self, slot: int) -> None:
+        """The slot's rows mean nothing from now on."""
+
+
+class Denoiser(Protocol):
+    """A model as decoding sees it."""
+
+    @property
+    def traits(self) -> Traits: ...
+
+    @property
+    def head(self) -> Head: ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def layers(self) -> int: ...
+
+    def support(self, want: Tensor) -> Tensor:
+        """The rows that speak for the wanted positions, one each; the shift lives here."""
+
+    def __call__(self, batch: Batch, store: Any) -> Forwarded: ...
+
+    def new_store(self, slots: int, rows: int) -> Any: ...
+
+    def grow_store(self, store: Any, slots: int, rows: int) -> Any:
+        """A larger store with the same contents."""
+
+
+class Noise(Protocol):
+    """Random numbers of one sequence."""
+
+    def uniform(self, stream: Literal["token", "canvas", "positions"], step: int, positions: Tensor, length: int) -> Tensor:
+        """[K] in [0, 1), one per position. A reference stream draws one number per canvas column ("canvas") or one per
+        position ("positions"); ours depends only on the seed, the step and the position."""
+
+    def gumbel(self, step: int, length: int, positions: Tensor, vocab: int) -> Tensor:
+        """float64 [K, V] uniforms, drawn as LLaDA draws them for the whole canvas."""
+
+
+class BlockSchedule(Protocol):
+    """Which blocks are open now, and how far the canvas reaches."""
+
+    def layout(self, seq: Sequence) -> tuple[Block, ...]: ...
+
+    def open(self, seq: Sequence) -> tuple[Block, ...]: ...
+
+    def horizon(self, seq: Sequence) -> int: ...
+
+
+class DecodePolicy(Protocol):
+    """Which positions may speak, and which are committed. State is returned, never kept."""
+
+    @property
+    def scores(self) -> tuple[str, ...]:
+        """What the decision reads besides token and prob: "margin", "entropy"."""
+
+    def init(self, seq: Sequence) -> Any: ...
+
+    def wants(self, seq: Sequence, open: Seq[Block], state: Any) -> Tensor: ...
+
+    def decide(
+        self, seq: Sequence, want: Tensor, candidates: Candidates, state: Any, noise: Noise
+    ) -> tuple[Commit, Any]: ...
+
+
+class CachePolicy(Protocol):
+    """Which rows are recomputed, and what may be stale."""
+
+    scoring: Literal["exact", "approximate", "undefined"]
+
+    def exact_for(self, traits: Traits) -> bool: ...
+
+    def init(self, seq: Sequence) -> Any: ...
+
+    def plan(
+        self, seq: Sequence, open: Seq[Block], need: Tensor, horizon: int, state: Any, peers: Peers
+    ) -> tuple[Plan, Any]: ...
+
+    def observe(self, probes: Seq[Tensor], candidates: Candidates, state: Any) -> tuple[Any, Plan | None]: ...
+
+
+class Guidance(Protocol):
+    """Extra lanes beside the conditional one, and how their logits are combined."""
+
+    lanes: int
+
+    def ids(self, lane: int, canvas: Tensor, fixed: Tensor, mask_id: int) -> Tensor:
+        """The ids a lane sees, [T]; lane 0 is the canvas itself."""
+
+    def combine(self, logits: Seq[Tensor]) -> Tensor: ...
+
+
+class Sink(Protocol):
+    """A consumer of the event stream."""
+
+    def __call__(self, event: Event) -> None: ...
+
+    def close(self) -> None: ...

@@ -1,0 +1,324 @@
+"""The values every room shares. Only `Sequence` is mutable, and only the engine mutates it.
+
+Positions are absolute canvas indices, spans are half-open. Nothing here knows a string, a model or a policy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from unmask.core.protocols import BlockSchedule, CachePolicy, DecodePolicy, Guidance
+
+Span = tuple[int, int]
+Spans = tuple[Span, ...]
+Run = tuple[int, Spans]
+"""(count, spans): so many consecutive query rows see the same one or two spans."""
+
+FILL, EDIT, REMASK = 1, 2, 3
+
+
+# ---- what a model is -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Full:
+    """Every row sees every row that exists (LLaDA, Dream)."""
+
+    def visible(self, query: Spans, horizon: int) -> tuple[Run, ...]:
+        """Runs for the rows of `query`, cut by the rows that exist now."""
+        return ((rows_in(query), ((0, horizon),)),)
+
+
+@dataclass(frozen=True)
+class BlockCausal:
+    """A row sees its own block of `size` rows (grid from 0) and all before it; size 1 is autoregressive."""
+
+    size: int = 1
+
+    def visible(self, query: Spans, horizon: int) -> tuple[Run, ...]:
+        """Runs for the rows of `query`: one per grid block they touch."""
+        runs: list[Run] = []
+        for a, b in query:
+            while a < b:
+                stop = min((a // self.size + 1) * self.size, horizon)
+                count = min(stop, b) - a
+                runs.append((count, ((0, stop),)))
+                a += count
+        return tuple(runs)
+
+
+Attention = Full | BlockCausal
+
+
+@dataclass(frozen=True)
+class Traits:
+    """Declared properties of a checkpoint; nothing else about a model is ever probed.
+
+    Args:
+        mask_id: the id that marks a hole, None for autoregressive models.
+        shift: the token at position p is predicted by row p - shift (Dream and AR models: 1).
+        eos_ids: ids that end an answer.
+        pad_id: the padding id, if any.
+        max_len: longest canvas the checkpoint was made for.
+        grid_origin: where blocks are counted from, "prompt" (its end) or "zero".
+    """
+
+    mask_id: int | None
+    shift: int = 0
+    attention: Attention = Full()
+    eos_ids: tuple[int, ...] = ()
+    pad_id: int | None = None
+    max_len: int = 4096
+    grid_origin: Literal["prompt", "zero"] = "prompt"
+
+
+# ---- what a user asks for --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a distribution becomes a token and a confidence.
+
+    Args:
+        temperature: 0 takes the best token; above, tokens are drawn from softmax(logits / temperature).
+        top_p, top_k: keep the smallest set of probability >= top_p, the k best; None keeps all.
+        precision: dtype of the confidence softmax; "model" is the logits' own.
+        exclude_mask: remove the mask id before the softmax (profiles keep it, as their references do).
+        suppress: ids whose logit is set to -inf before anything else (LLaDA's logits_eos_inf).
+        demote: ids removed from the confidence softmax after the token was taken: a position that predicts one gets
+            confidence 0 and is committed last (LLaDA's confidence_eos_eot_inf).
+        filtered_confidence: confidence of the tempered, filtered distribution (Dream) instead of the raw one (LLaDA).
+        gumbel: draw as LLaDA does, exp(logits) / (-ln u)^temperature in float64 from the reference's stream.
+    """
+
+    temperature: float = 0.0
+    top_p: float | None = None
+    top_k: int | None = None
+    precision: Literal["float32", "float64", "model"] = "float32"
+    exclude_mask: bool = True
+    suppress: tuple[int, ...] = ()
+    demote: tuple[int, ...] = ()
+    filtered_confidence: bool = False
+    gumbel: bool = False
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """A point on the axes: which blocks are open, who is committed, what is recomputed, how a token is drawn.
+
+    Args:
+        early_stop: finish as soon as the answer is settled up to its EOS or stop match (profiles: never).
+        stream: draw random numbers from one torch generator per cohort in the reference's order (profiles).
+    """
+
+    schedule: BlockSchedule
+    policy: DecodePolicy
+    cache: CachePolicy
+    guidance: Guidance | None = None
+    sampling: Sampling = Sampling()
+    early_stop: bool = True
+    stream: bool = False
+
+    def __str__(self) -> str:
+        parts = [f"schedule={self.schedule!r}", f"policy={self.policy!r}", f"cache={self.cache!r}"]
+        if self.guidance is not None:
+            parts.append(f"guidance={self.guidance!r}")
+        if self.sampling.temperature:
+            parts.append(f"temperature={self.sampling.temperature:g}")
+        return " ".join(parts)
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A read-only look inside one forward: "logits" (wanted rows), "hidden" (rows after a layer), or "kv_cosine"
+    (similarity of fresh to stored keys and values of a layer, where a stored row existed)."""
+
+    kind: Literal["logits", "hidden", "kv_cosine"]
+    layer: int = -1
+
+
+@dataclass(frozen=True)
+class Request:
+    """One canvas to settle.
+
+    Args:
+        canvas: ids [T], prompt and holes; what stands at a hole is ignored.
+        fixed: bool [T]: prompt, constraints and template text; never edited.
+        prompt_len: where the answer begins (the caller's cut; blocks start at the first hole).
+        stop: given the settled answer ids, the index of the answer's end, or None (stop strings live in `text`).
+        cohort: requests of one cohort run in lock-step, as a reference's batch does; None never waits.
+        sources: probes to run with every forward.
+    """
+
+    id: str
+    canvas: Tensor
+    fixed: Tensor
+    prompt_len: int
+    strategy: Strategy
+    stop: Callable[[list[int]], int | None] | None = None
+    seed: int = 0
+    cohort: str | None = None
+    probes: tuple[Probe, ...] = ()
+
+
+# ---- what runs -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Block:
+    """Positions [start, stop) that are decoded together; `steps` counts the forwards it was open."""
+
+    start: int
+    stop: int
+    parent: int | None = None
+    done: bool = False
+    steps: int = 0
+
+
+@dataclass
+class Sequence:
+    """The mutable record of one request. `fixed` is a subset of `decided`; a hole is "not decided", never an id."""
+
+    request: Request
+    traits: Traits
+    canvas: Tensor
+    fixed: Tensor
+    decided: Tensor
+    blocks: tuple[Block, ...] = ()
+    policy_state: Any = None
+    cache_state: Any = None
+    nfe: int = 0
+    step: int = 0
+    open_holes: int = 0
+
+    @property
+    def length(self) -> int:
+        return int(self.canvas.shape[0])
+
+    def holes(self, start: int, stop: int) -> Tensor:
+        """Undecided positions in [start, stop), ascending."""
+        return (~self.decided[start:stop]).nonzero().flatten() + start
+
+
+@dataclass(frozen=True)
+class Depth:
+    """Layer segments for partial-depth plans (filled by layer-reuse caches): last layer to run, or None for all."""
+
+    exit: int | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one forward computes for one sequence.
+
+    Args:
+        query: rows to compute, sorted disjoint spans.
+        need: the rows that must speak, one per wanted position, each inside `query`.
+        keep: rows of `query` that later forwards may read without recomputing.
+        visible: runs over the query rows, in order.
+        kind: what to call it in the work record.
+    """
+
+    query: Spans
+    need: Tensor
+    keep: Spans
+    visible: tuple[Run, ...]
+    kind: Literal["full", "partial", "shallow", "commit", "prefill"] = "full"
+    depth: Depth | None = None
+    probes: tuple[Probe, ...] = ()
+
+
+@dataclass(frozen=True)
+class Lane:
+    """One sequence (or one guidance lane of it) in a batch: its store slot and its plan."""
+
+    slot: int
+    plan: Plan
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Packed query rows of all lanes. ids [N], positions [N] (absolute), need [W] (row indices into N)."""
+
+    ids: Tensor
+    positions: Tensor
+    need: Tensor
+    lanes: tuple[Lane, ...]
+
+
+@dataclass(frozen=True)
+class Forwarded:
+    """hidden [W, C]: final-norm states of the needed rows, lane after lane. probes: one tensor per lane and probe."""
+
+    hidden: Tensor
+    probes: tuple[tuple[Tensor, ...], ...] = ()
+
+
+@dataclass(frozen=True)
+class Head:
+    """The output matrix [V, C] and the factor on its logits."""
+
+    weight: Tensor
+    scale: float = 1.0
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """What the model proposes at the wanted positions; every tensor [W] on the CPU."""
+
+    token: Tensor
+    prob: Tensor
+    margin: Tensor | None = None
+    entropy: Tensor | None = None
+
+    def slice(self, a: int, b: int) -> Candidates:
+        cut = lambda t: None if t is None else t[a:b]  # noqa: E731
+        return Candidates(self.token[a:b], self.prob[a:b], cut(self.margin), cut(self.entropy))
+
+
+@dataclass(frozen=True)
+class Commit:
+    """A policy's word on one step.
+
+    Args:
+        slots: indices into the wanted positions that are written.
+        tokens: ids to write there; confidence: the number behind each.
+        kind: FILL a hole, EDIT a decided token, or REMASK it.
+        busy: keep the block open even if it has no hole left; close: close it even if it has.
+    """
+
+    slots: Tensor
+    tokens: Tensor
+    confidence: Tensor
+    kind: int = FILL
+    busy: bool = False
+    close: bool = False
+
+
+@dataclass(frozen=True)
+class Peers:
+    """What a cache may know of the others in its cohort: whether any of them opens a new block now."""
+
+    entering: bool = False
+
+
+@dataclass
+class Stats:
+    """Counters of an engine since it was made."""
+
+    model_calls: int = 0
+    rows: int = 0
+    row_layers: int = 0
+    head_rows: int = 0
+    seconds: float = 0.0
+    by_kind: dict[str, int] = field(default_factory=dict)
+
+
+def rows_in(spans: Spans) -> int:
+    """How many rows the spans hold."""
+    return sum(b - a for a, b in spans)

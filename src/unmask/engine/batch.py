@@ -1,0 +1,58 @@
+"""Plans into one forward: packed rows of every lane, and the way back from packed rows to sequences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from unmask.core.protocols import Guidance
+from unmask.core.types import Batch, Lane, Plan, Sequence, Spans, rows_in
+
+Item = tuple[Sequence, Guidance | None, tuple[int, ...], Plan]
+
+
+def collate(items: Iterable[Item]) -> Batch:
+    """One batch for the plans: guidance lanes of a sequence follow one another, each with its own slot."""
+    ids, positions, need, lanes, base = [], [], [], [], 0
+    for seq, guidance, slots, plan in items:
+        at = positions_of(plan.query)
+        rows = rows_of(plan.query, plan.need)
+        for i, slot in enumerate(slots):
+            canvas = seq.canvas if guidance is None else _lane_ids(seq, guidance, i)
+            ids.append(canvas[at])
+            positions.append(at)
+            need.append(rows + base)
+            lanes.append(Lane(slot, plan))
+            base += rows_in(plan.query)
+    return Batch(torch.cat(ids), torch.cat(positions), torch.cat(need), tuple(lanes))
+
+
+def _lane_ids(seq: Sequence, guidance: Guidance, lane: int) -> Tensor:
+    mask_id = seq.traits.mask_id
+    assert mask_id is not None, "guidance needs a mask id"
+    return guidance.ids(lane, seq.canvas, seq.fixed, mask_id)
+
+
+def positions_of(spans: Spans) -> Tensor:
+    """The rows of the spans, in order."""
+    parts = [torch.arange(a, b) for a, b in spans]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def rows_of(query: Spans, need: Tensor) -> Tensor:
+    """Indices of the needed positions among the query rows."""
+    if len(query) == 1:
+        return need - query[0][0]
+    return torch.searchsorted(positions_of(query), need)
+
+
+def lane_slices(batch: Batch) -> list[tuple[int, int]]:
+    """For each lane, its slice of the needed rows."""
+    out, at = [], 0
+    for lane in batch.lanes:
+        n = int(lane.plan.need.numel())
+        out.append((at, at + n))
+        at += n
+    return out

@@ -1,0 +1,439 @@
+"""The only decoding loop: many sequences of any length, one forward per step for all of them.
+
+Enters: requests. Leaves: events. A step asks each sequence's schedule, policy and cache for its plan, packs the plans into
+one forward, scores the needed rows, and applies what the policies commit. All mutable state of decoding lives here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unmask.core.errors import RequestError, RunError, UnmaskError
+from unmask.core.events import Accepted, BlockDone, Event, Failed, Finished, Opened, Probed, Stepped, Work
+from unmask.core.protocols import Denoiser, Noise
+from unmask.core.types import (
+    REMASK,
+    Block,
+    Candidates,
+    Commit,
+    Forwarded,
+    Peers,
+    Plan,
+    Request,
+    Sequence,
+    Stats,
+    Strategy,
+    rows_in,
+)
+from unmask.engine.batch import collate, lane_slices, positions_of
+from unmask.engine.clock import now
+from unmask.engine.noise import PositionNoise, StreamNoise
+from unmask.ops.score import logits_of, score
+
+
+@dataclass
+class _Running:
+    """One admitted sequence: its slots in the store (one per lane), its noise, and the cut of its answer."""
+
+    seq: Sequence
+    strategy: Strategy
+    slots: tuple[int, ...]
+    noise: Noise
+    floor: int
+    """Answer positions before it hold given text (constraints): an EOS there ends nothing."""
+    opened: int = -1
+    settled: int = 0
+
+
+@dataclass
+class _Job:
+    """One sequence's part of a step."""
+
+    run: _Running
+    open: tuple[Block, ...]
+    want: Tensor
+    plan: Plan
+    lane: int = 0
+    """Index of its first lane in the batch."""
+    candidates: Candidates | None = None
+
+
+class Engine:
+    """Decodes requests on one denoiser.
+
+    Args:
+        denoiser: the model.
+        slots: store slots; a sequence takes one per guidance lane. Requests beyond wait in order.
+    """
+
+    def __init__(self, denoiser: Denoiser, slots: int = 8) -> None:
+        self.denoiser, self.slots = denoiser, slots
+        self.stats = Stats()
+        self._waiting: list[Request] = []
+        self._running: list[_Running] = []
+        self._ids: set[str] = set()
+        self._free: list[int] = list(range(slots))
+        self._store: Any = None
+        self._cohorts: dict[str, StreamNoise] = {}
+        self._early: list[Event] = []
+
+    # ---- what callers see -------------------------------------------------------------------------------------------
+
+    @property
+    def idle(self) -> bool:
+        """True when nothing runs or waits and every event was handed out."""
+        return not (self._waiting or self._running or self._early)
+
+    def submit(self, request: Request) -> None:
+        """Queue a request.
+
+        Raises:
+            RequestError: an id in use, tensors that do not fit, or more lanes than the engine has slots.
+        """
+        _check(request, self._ids, self.slots)
+        self._ids.add(request.id)
+        self._waiting.append(request)
+
+    def cancel(self, id: str) -> None:
+        """Stop a request before its next forward; its Finished event has the reason "cancelled"."""
+        for request in [r for r in self._waiting if r.id == id]:
+            self._waiting.remove(request)
+            self._ids.discard(id)
+            self._early.append(Finished(id, "cancelled", 0, request.prompt_len))
+        for run in [r for r in self._running if r.seq.request.id == id]:
+            self._early.append(self._finish(run, "cancelled"))
+
+    def run(self) -> Iterator[Event]:
+        """Step until nothing is left."""
+        while not self.idle:
+            yield from self.step()
+
+    def step(self) -> list[Event]:
+        """Admit what fits, run one forward for everyone who is not waiting for a peer, and apply what is committed."""
+        events, self._early = self._early, []
+        events += self._admit()
+        pending = self._jobs(events)
+        for job in pending:
+            job.run.seq.step += 1
+        while pending:
+            pending = self._pass(pending, events)
+        return events
+
+    # ---- admission --------------------------------------------------------------------------------------------------
+
+    def _admit(self) -> list[Event]:
+        events: list[Event] = []
+        while self._waiting and _lanes(self._waiting[0]) <= len(self._free):
+            request = self._waiting.pop(0)
+            try:
+                run = self._start(request)
+            except UnmaskError as e:
+                self._ids.discard(request.id)
+                events.append(Failed(request.id, str(e)))
+                continue
+            self._running.append(run)
+            events.append(_accepted(run.seq))
+            if not run.seq.open_holes:
+                events.append(self._finish(run, None))
+        return events
+
+    def _start(self, request: Request) -> _Running:
+        traits, strategy = self.denoiser.traits, request.strategy
+        hole = traits.mask_id if traits.mask_id is not None else 0
+        canvas = torch.where(request.fixed, request.canvas, hole)
+        seq = Sequence(request, traits, canvas, request.fixed, request.fixed.clone())
+        seq.open_holes = int((~seq.decided).sum())
+        seq.blocks = _without_full(seq, strategy.schedule.layout(seq))
+        seq.policy_state = strategy.policy.init(seq)
+        seq.cache_state = strategy.cache.init(seq)
+        self._reserve(seq.length)
+        slots = tuple(self._free.pop(0) for _ in range(_lanes(request)))
+        given = request.fixed[request.prompt_len :].nonzero()
+        floor = request.prompt_len + (int(given[-1]) + 1 if given.numel() else 0)
+        return _Running(seq, strategy, slots, self._noise(request), floor, settled=request.prompt_len)
+
+    def _noise(self, request: Request) -> Noise:
+        if not request.strategy.stream:
+            return PositionNoise(request.seed)
+        name = request.cohort or request.id
+        if name not in self._cohorts:
+            self._cohorts[name] = StreamNoise(torch.Generator().manual_seed(request.seed))
+        return self._cohorts[name]
+
+    def _reserve(self, rows: int) -> None:
+        if self._store is None:
+            self._store = self.denoiser.new_store(self.slots, rows)
+        elif rows > self._store.rows:
+            self._store = self.denoiser.grow_store(self._store, self.slots, rows)
+
+    # ---- one step ---------------------------------------------------------------------------------------------------
+
+    def _jobs(self, events: list[Event]) -> list[_Job]:
+        jobs = []
+        for run in self._running:
+            if self._held(run):
+                continue
+            seq, strategy = run.seq, run.strategy
+            open = strategy.schedule.open(seq)
+            if open[0].start != run.opened:
+                run.opened = open[0].start
+                events.append(Opened(seq.request.id, seq.blocks.index(open[0]), open[0].start, open[-1].stop))
+            want = strategy.policy.wants(seq, open, seq.policy_state)
+            need = self.denoiser.support(want)
+            horizon = strategy.schedule.horizon(seq)
+            plan, seq.cache_state = strategy.cache.plan(seq, open, need, horizon, seq.cache_state, Peers())
+            if seq.request.probes:
+                plan = replace(plan, probes=plan.probes + seq.request.probes)
+            jobs.append(_Job(run, open, want, plan))
+        return jobs
+
+    def _held(self, run: _Running) -> bool:
+        """In a cohort, rows wait until every row has finished the block, as the references' batches do."""
+        cohort = run.seq.request.cohort
+        if cohort is None:
+            return False
+        done = _blocks_done(run.seq)
+        return any(_blocks_done(p.seq) < done for p in self._running if p.seq.request.cohort == cohort)
+
+    def _pass(self, jobs: list[_Job], events: list[Event]) -> list[_Job]:
+        """One forward for the jobs; returns those whose cache asked for a second plan within the step."""
+        begun = now(self.denoiser.device)
+        forwarded, spans = self._forward(jobs)
+        self._score(jobs, forwarded, spans)
+        seconds = now(self.denoiser.device) - begun
+        self.stats.seconds += seconds
+        again = []
+        for job in jobs:
+            more = self._observe(job, forwarded, spans)
+            work = self._work(job, seconds, len(jobs))
+            events += self._probed(job, forwarded, spans)
+            if more is not None:
+                events.append(Stepped(job.run.seq.request.id, job.run.seq.nfe, work, ()))
+                again.append(replace(job, plan=more))
+            else:
+                events += self._decide(job, work)
+        return again
+
+    def _forward(self, jobs: list[_Job]) -> tuple[Forwarded, list[tuple[int, int]]]:
+        batch = collate([(j.run.seq, j.run.strategy.guidance, j.run.slots, j.plan) for j in jobs])
+        lane = 0
+        for job in jobs:
+            job.lane = lane
+            lane += len(job.run.slots)
+        self.stats.model_calls += 1
+        for job in jobs:
+            job.run.seq.nfe += 1
+        return self.denoiser(batch, self._store), lane_slices(batch)
+
+    def _score(self, jobs: list[_Job], forwarded: Forwarded, spans: list[tuple[int, int]]) -> None:
+        """Candidates for every job; jobs with equal sampling share the passes over the vocabulary."""
+        groups: dict[Any, list[_Job]] = {}
+        for job in jobs:
+            s = job.run.strategy
+            groups.setdefault((s.sampling, s.guidance, s.policy.scores), []).append(job)
+        for (sampling, guidance, wanted), members in groups.items():
+            lanes = 1 if guidance is None else guidance.lanes
+            hidden = [
+                torch.cat([forwarded.hidden[slice(*spans[j.lane + lane])] for j in members])
+                for lane in range(lanes)
+            ]
+            uniforms = _Uniforms(members, sampling.gumbel, self.denoiser.head.weight.shape[0]) if sampling.temperature else None
+            found = score(
+                hidden,
+                self.denoiser.head,
+                sampling,
+                mask_id=self.denoiser.traits.mask_id,
+                combine=None if guidance is None else guidance.combine,
+                wanted=wanted,
+                uniforms=uniforms,
+            )
+            at = 0
+            for job in members:
+                n = int(job.want.numel())
+                job.candidates = found.slice(at, at + n)
+                at += n
+
+    def _observe(self, job: _Job, forwarded: Forwarded, spans: list[tuple[int, int]]) -> Plan | None:
+        assert job.candidates is not None
+        seq, own = job.run.seq, len(job.plan.probes) - len(job.run.seq.request.probes)
+        probes = forwarded.probes[job.lane][:own] if own else ()
+        seq.cache_state, more = job.run.strategy.cache.observe(probes, job.candidates, seq.cache_state)
+        return more
+
+    def _decide(self, job: _Job, work: Work) -> list[Event]:
+        run, seq = job.run, job.run.seq
+        assert job.candidates is not None
+        try:
+            commit, seq.policy_state = run.strategy.policy.decide(
+                seq, job.want, job.candidates, seq.policy_state, run.noise
+            )
+            writes = self._apply(seq, job.want, commit)
+        except UnmaskError as e:
+            self._drop(run)
+            return [Failed(seq.request.id, str(e))]
+        events: list[Event] = [Stepped(seq.request.id, seq.nfe, work, writes)]
+        events += self._close_blocks(run, job.open, commit)
+        reason = self._over(run)
+        if reason is not None:
+            events.append(self._finish(run, reason))
+        return events
+
+    def _apply(self, seq: Sequence, want: Tensor, commit: Commit) -> tuple[tuple[int, int, float, int], ...]:
+        """Write a commit into the canvas; the only place where a canvas changes."""
+        positions, tokens = want[commit.slots], commit.tokens
+        if bool(seq.fixed[positions].any()):
+            raise RunError("a policy wrote to a fixed position")
+        remask = commit.kind == REMASK
+        mask_id = seq.traits.mask_id
+        if mask_id is not None and not remask and bool((tokens == mask_id).any()):
+            raise RunError("the model committed the mask id; use a profile or sampling that excludes it")
+        seq.canvas[positions] = mask_id if remask and mask_id is not None else tokens
+        seq.decided[positions] = not remask
+        seq.open_holes = int((~seq.decided).sum())
+        values = zip(positions.tolist(), tokens.tolist(), commit.confidence.tolist(), strict=True)
+        return tuple((p, t, float(c), commit.kind) for p, t, c in values)
+
+    def _close_blocks(self, run: _Running, open: tuple[Block, ...], commit: Commit) -> list[Event]:
+        seq, events = run.seq, []
+        blocks = list(seq.blocks)
+        for block in open:
+            i = blocks.index(block)
+            filled = bool(seq.decided[block.start : block.stop].all())
+            done = commit.close or (filled and not commit.busy)
+            blocks[i] = replace(block, steps=block.steps + 1, done=done)
+            if done:
+                events.append(BlockDone(seq.request.id, block.start, block.stop, block.steps + 1))
+        seq.blocks = tuple(blocks)
+        return events  # type: ignore[return-value]
+
+    # ---- endings ----------------------------------------------------------------------------------------------------
+
+    def _over(self, run: _Running) -> str | None:
+        """Why the sequence is finished now, or None."""
+        seq = run.seq
+        if all(b.done for b in seq.blocks):
+            return "length"
+        if not run.strategy.early_stop:
+            return None
+        holes = seq.holes(run.settled, seq.length)
+        settled = int(holes[0]) if holes.numel() else seq.length
+        if settled == run.settled:
+            return None
+        run.settled = settled
+        return "stop" if _end(run, settled) is not None else None
+
+    def _finish(self, run: _Running, reason: str | None) -> Finished:
+        """The last event of a sequence; its slots are free from now on."""
+        seq = run.seq
+        holes = seq.holes(seq.request.prompt_len, seq.length)
+        settled = int(holes[0]) if holes.numel() else seq.length
+        end = _end(run, settled)
+        if reason != "cancelled":
+            reason = "stop" if end is not None else "length"
+        self._drop(run)
+        return Finished(seq.request.id, reason, seq.nfe, seq.length if end is None else end)  # type: ignore[arg-type]
+
+    def _drop(self, run: _Running) -> None:
+        self._running.remove(run)
+        self._ids.discard(run.seq.request.id)
+        for slot in run.slots:
+            self._store.free(slot)
+        self._free = sorted((*self._free, *run.slots))
+        cohort = run.seq.request.cohort or run.seq.request.id
+        if not any((r.seq.request.cohort or r.seq.request.id) == cohort for r in self._running):
+            self._cohorts.pop(cohort, None)
+
+    # ---- accounting -------------------------------------------------------------------------------------------------
+
+    def _work(self, job: _Job, seconds: float, sharing: int) -> Work:
+        rows = rows_in(job.plan.query) * len(job.run.slots)
+        head_rows = int(job.want.numel()) * len(job.run.slots)
+        self.stats.rows += rows
+        self.stats.row_layers += rows * self.denoiser.layers
+        self.stats.head_rows += head_rows
+        self.stats.by_kind[job.plan.kind] = self.stats.by_kind.get(job.plan.kind, 0) + 1
+        return Work(job.plan.kind, rows * self.denoiser.layers, head_rows, seconds, sharing)
+
+    def _probed(self, job: _Job, forwarded: Forwarded, spans: list[tuple[int, int]]) -> list[Event]:
+        """What the request's own probes saw in this forward (its conditional lane)."""
+        request = job.run.seq.request
+        if not request.probes:
+            return []
+        rows = positions_of(job.plan.query).tolist()
+        inner = iter(forwarded.probes[job.lane][len(job.plan.probes) - len(request.probes) :])
+        events: list[Event] = []
+        for probe in request.probes:
+            if probe.kind == "logits":
+                hidden = forwarded.hidden[slice(*spans[job.lane])]
+                values, at = logits_of(hidden, self.denoiser.head).float().cpu(), job.want.tolist()
+            else:
+                values, at = next(inner), rows
+            events.append(Probed(request.id, job.run.seq.nfe, probe.kind, probe.layer, tuple(at), values.tolist()))
+        return events
+
+
+class _Uniforms:
+    """Random numbers for the packed wanted rows of several jobs, drawn job by job."""
+
+    def __init__(self, jobs: list[_Job], gumbel: bool, vocab: int) -> None:
+        draw = []
+        for job in jobs:
+            seq, noise = job.run.seq, job.run.noise
+            if gumbel:
+                draw.append(noise.gumbel(seq.step, seq.length, job.want, vocab))
+            else:
+                draw.append(noise.uniform("token", seq.step, job.want, seq.length).double())
+        self.values = torch.cat(draw)
+
+    def __call__(self, a: int, b: int) -> Tensor:
+        return self.values[a:b]
+
+
+def _check(request: Request, ids: set[str], slots: int) -> None:
+    if request.id in ids:
+        raise RequestError(f"request id {request.id!r}", expected="an id that is not in use")
+    if request.canvas.dim() != 1 or request.canvas.shape != request.fixed.shape or request.canvas.numel() == 0:
+        raise RequestError(
+            "canvas and fixed", expected="two tensors [T], T >= 1", got=f"{tuple(request.canvas.shape)}, {tuple(request.fixed.shape)}"
+        )
+    if _lanes(request) > slots:
+        raise RequestError("guidance", expected=f"at most {slots} lanes", got=str(_lanes(request)), remedy="make the engine with more slots")
+
+
+def _lanes(request: Request) -> int:
+    guidance = request.strategy.guidance
+    return 1 if guidance is None else guidance.lanes
+
+
+def _blocks_done(seq: Sequence) -> int:
+    return sum(b.done for b in seq.blocks)
+
+
+def _without_full(seq: Sequence, blocks: tuple[Block, ...]) -> tuple[Block, ...]:
+    """Blocks that hold no hole are done before they begin."""
+    return tuple(replace(b, done=not seq.holes(b.start, b.stop).numel()) for b in blocks)
+
+
+def _accepted(seq: Sequence) -> Accepted:
+    ids = torch.where(seq.decided, seq.canvas, -1).tolist()
+    blocks = tuple((b.start, b.stop) for b in seq.blocks)
+    return Accepted(seq.request.id, tuple(ids), tuple(seq.fixed.tolist()), seq.request.prompt_len, blocks)
+
+
+def _end(run: _Running, settled: int) -> int | None:
+    """Where the answer ends by EOS or by the request's stop rule, within the settled part; None if it does not."""
+    seq, start = run.seq, run.seq.request.prompt_len
+    answer = seq.canvas[start:settled].tolist()
+    eos = set(seq.traits.eos_ids)
+    ends = [start + i for i, t in enumerate(answer) if t in eos and start + i >= run.floor and not bool(seq.fixed[start + i])]
+    end = ends[0] if ends else None
+    if seq.request.stop is not None:
+        cut = seq.request.stop(answer if end is None else answer[: end - start])
+        if cut is not None:
+            return start + cut
+    return end

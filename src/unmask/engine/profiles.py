@@ -1,0 +1,258 @@
+"""From user options to a strategy: the default profile, and the profiles that reproduce published behaviour.
+
+A profile is a coordinate on the axes plus the published precision and quirks. Each builder takes the options it can honour;
+what it cannot is an error here (`ignored` lists it for adapters of other projects' command lines, which only warn).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from unmask.core import catalog, spec
+from unmask.core.errors import ConfigError
+from unmask.core.types import Sampling, Strategy, Traits
+from unmask.engine.options import DecodeOptions
+
+BLOCK, THRESHOLD = 32, 0.9
+
+
+class Said:
+    """The given options; what a builder reads is ticked off, the rest has no effect."""
+
+    def __init__(self, options: DecodeOptions) -> None:
+        self.values = options.said()
+        self.left = set(self.values) - {"gen_length"}
+
+    def take(self, name: str, default: Any = None) -> Any:
+        self.left.discard(name)
+        return self.values.get(name, default)
+
+    def has(self, name: str) -> bool:
+        return name in self.values
+
+
+def build(options: DecodeOptions, traits: Traits, family: str, gen_length: int) -> Strategy:
+    """The strategy of these options on a model.
+
+    Args:
+        traits: of the model; family: its catalog name ("llada", "Dream", "qwen2" ...).
+        gen_length: positions to decode, in tokens.
+
+    Raises:
+        ConfigError: an option without effect, or a combination the profile's reference refuses.
+        SpecError: a bad strategy spec.
+    """
+    strategy, left = _build(options, traits, family, gen_length)
+    if left:
+        flags = ", ".join("--" + n.replace("_", "-") for n in sorted(left))
+        raise ConfigError(
+            f"options without effect: {flags}", expected=f"options that profile {options.profile} uses together", got=str(strategy)
+        )
+    return strategy
+
+
+def ignored(options: DecodeOptions, traits: Traits, family: str, gen_length: int) -> tuple[str, ...]:
+    """Given options that the profile does not use."""
+    return tuple(sorted(_build(options, traits, family, gen_length)[1]))
+
+
+def lenient(options: DecodeOptions, traits: Traits, family: str, gen_length: int) -> Strategy:
+    """Like `build`, but options without effect are dropped (adapters warn about `ignored`)."""
+    return _build(options, traits, family, gen_length)[0]
+
+
+def _build(options: DecodeOptions, traits: Traits, family: str, gen_length: int) -> tuple[Strategy, set[str]]:
+    maker: Callable[[Said, Traits, str, int], Strategy] = catalog.load("profile", options.profile)
+    said = Said(options)
+    return maker(said, traits, family, gen_length), said.left
+
+
+# ---- the default profile ---------------------------------------------------------------------------------------------
+
+
+def default(said: Said, traits: Traits, family: str, gen_length: int) -> Strategy:
+    """float32 confidences, the mask id excluded, no empty pass, stop as soon as the answer is settled."""
+    if traits.mask_id is None:
+        return _autoregressive(said)
+    name, given = _policy_name(said)
+    policy = _fill("policy", name, given, said, {"steps": gen_length})
+    schedule = _schedule(said)
+    cache = catalog.parse("cache", said.take("cache", "none"))
+    return Strategy(schedule, policy, cache, _guidance(said), _sampling(said, traits))
+
+
+def _autoregressive(said: Said) -> Strategy:
+    """Left to right, one position at a time, with the exact cache."""
+    growing, policy = catalog.parse("schedule", "growing(1)"), catalog.parse("policy", "left_to_right")
+    cache = catalog.parse("cache", said.take("cache", "block"))
+    sampling = Sampling(said.take("temperature", 0.0), said.take("top_p"), said.take("top_k"))
+    return Strategy(growing, policy, cache, None, _checked(sampling))
+
+
+def _policy_name(said: Said) -> tuple[str, str | None]:
+    """The policy the options ask for, and its full spec when one was given."""
+    if said.has("policy"):
+        given = str(said.take("policy"))
+        return spec.split(given)[0], given
+    if said.has("remasking"):
+        name = str(said.take("remasking"))
+        if name not in ("low_confidence", "random"):
+            raise ConfigError("remasking", expected="low_confidence or random", got=name)
+        return name, None
+    if said.has("alg"):
+        return ("threshold", None) if said.values["alg"] == "confidence_threshold" and said.take("alg") else ("dream", None)
+    for option, name in (("factor", "factor"), ("threshold", "threshold"), ("steps", "low_confidence")):
+        if said.has(option):
+            return name, None
+    return "threshold", None
+
+
+def _fill(kind: str, name: str, given: str | None, said: Said, defaults: dict[str, Any]) -> Any:
+    """The component, its fields from its spec, then from the options of the same name, then from `defaults`."""
+    cls = catalog.load(kind, name)
+    _, args, kwargs = spec.split(given) if given else (name, [], {})
+    names = [f.name for f in dataclasses.fields(cls)]
+    kwargs = {**dict(zip(names, args, strict=False)), **kwargs} if len(args) <= len(names) else kwargs
+    for field in names:
+        if field not in kwargs and said.has(field):
+            kwargs[field] = said.take(field)
+        elif field not in kwargs and field in defaults:
+            kwargs[field] = defaults[field]
+    return spec.build(cls, args if len(args) > len(names) else [], kwargs)
+
+
+def _schedule(said: Said) -> Any:
+    given = said.take("schedule")
+    name = spec.split(given)[0] if given else "blocks"
+    cls = catalog.load("schedule", name)
+    takes_length = any(f.name == "length" for f in dataclasses.fields(cls))
+    if given and not takes_length:
+        return catalog.parse("schedule", given)
+    _, args, kwargs = spec.split(given) if given else (name, [], {})
+    if not args and "length" not in kwargs:
+        kwargs["length"] = said.take("block_length", BLOCK)
+    return spec.build(cls, args, kwargs)
+
+
+def _guidance(said: Said) -> Any:
+    cfg, scale = said.take("cfg_scale"), said.take("guidance_scale")
+    if cfg is not None and scale is not None:
+        raise ConfigError("guidance", expected="--cfg-scale or --guidance-scale (= cfg-scale + 1)", got="both")
+    if cfg is not None and not 0 <= cfg < float("inf"):
+        raise ConfigError("cfg-scale", expected=">= 0 (0 is off)", got=str(cfg))
+    scale = cfg + 1 if cfg is not None else scale
+    if scale is None or scale == 1:
+        return None
+    from unmask.decode.guidance import ClassifierFree
+
+    return ClassifierFree(float(scale))
+
+
+def _sampling(said: Said, traits: Traits) -> Sampling:
+    suppress = traits.eos_ids[:1] if said.take("logits_eos_inf") else ()
+    demote = traits.eos_ids if said.take("confidence_eos_eot_inf") else ()
+    temperature = float(said.take("temperature", 0.0))
+    return _checked(Sampling(temperature, said.take("top_p"), said.take("top_k"), suppress=suppress, demote=demote))
+
+
+def _checked(s: Sampling) -> Sampling:
+    if not 0 <= s.temperature < float("inf"):
+        raise ConfigError("temperature", expected=">= 0", got=str(s.temperature))
+    if s.top_p is not None and not 0 < s.top_p <= 1:
+        raise ConfigError("top-p", expected="> 0 and <= 1", got=str(s.top_p))
+    if s.top_k is not None and s.top_k < 1:
+        raise ConfigError("top-k", expected=">= 1", got=str(s.top_k))
+    if (s.top_p is not None or s.top_k is not None) and s.temperature == 0 and not s.filtered_confidence:
+        raise ConfigError("top-p / top-k", expected="a temperature above 0", got="temperature 0", remedy="add --temperature")
+    return s
+
+
+# ---- profiles of published samplers ----------------------------------------------------------------------------------
+
+
+def llada(said: Said, traits: Traits, family: str, gen_length: int) -> Strategy:
+    """LLaDA generate.py: confidences in the model's dtype, all passes of every block, nothing stops early."""
+    block, steps = said.take("block_length", min(128, gen_length)), said.take("steps", gen_length)
+    _divides(gen_length, block, steps)
+    name = said.take("remasking", "low_confidence")
+    policy = catalog.parse("policy", f"{name}(steps={steps}, all_passes=True)")
+    sampling = dataclasses.replace(_sampling(said, traits), precision="model", exclude_mask=False, gumbel=True)
+    return Strategy(_blocks(block), policy, catalog.parse("cache", "none"), _guidance(said), sampling, False, True)
+
+
+def fast_dllm(said: Said, traits: Traits, family: str, gen_length: int) -> Strategy:
+    """Fast-dLLM v1: float64 confidences on LLaDA, the model's dtype on Dream."""
+    if family == "Dream":
+        return _fast_dream(said, traits, gen_length)
+    block, steps = said.take("block_length", min(128, gen_length)), said.take("steps", gen_length)
+    _divides(gen_length, block, steps)
+    factor, threshold = said.take("factor"), said.take("threshold")
+    if factor is not None:
+        policy = catalog.parse("policy", f"factor({factor!r}, published=True)")
+    elif threshold is not None:
+        policy = catalog.parse("policy", f"threshold({threshold!r})")
+    else:
+        policy = catalog.parse("policy", f"{said.take('remasking', 'low_confidence')}(steps={steps})")
+    sampling = Sampling(float(said.take("temperature", 0.0)), precision="float64", exclude_mask=False, gumbel=True)
+    cache = catalog.parse("cache", said.take("cache", "none"))
+    return Strategy(_blocks(block), policy, cache, None, _checked(sampling), False, True)
+
+
+def _fast_dream(said: Said, traits: Traits, gen_length: int) -> Strategy:
+    """Fast-dLLM on Dream: whole canvas without a cache, blocks with one."""
+    cache_spec = said.take("cache", "none")
+    alg = said.take("alg", "confidence_threshold")
+    if cache_spec == "none" and alg != "confidence_threshold":
+        said.left.add("alg")
+        return dream(said, traits, "Dream", gen_length)
+    steps, sampling = said.take("steps", gen_length), _dream_sampling(said)
+    threshold = said.take("threshold", THRESHOLD)
+    if cache_spec == "none":
+        _divides(gen_length, gen_length, gen_length)
+        if gen_length % steps:
+            raise ConfigError("steps", expected=f"a divisor of the {gen_length} tokens to decode", got=str(steps))
+        policy = catalog.parse("policy", f"dream_carry(steps={steps}, threshold={threshold!r})")
+        return Strategy(catalog.parse("schedule", "whole"), policy, catalog.parse("cache", "none"), None, sampling, False, True)
+    block = said.take("block_length", BLOCK)
+    _divides(gen_length, block, steps)
+    kept = "confidence_threshold" if alg == "confidence_threshold" else "entropy"
+    eps, alg_temp = said.take("eps", 1e-3), said.take("alg_temp")
+    text = f"dream_block(alg={kept!r}, threshold={threshold!r}, steps={steps}, eps={eps!r}, alg_temp={alg_temp!r})"
+    policy, cache = catalog.parse("policy", text), catalog.parse("cache", cache_spec)
+    return Strategy(_blocks(block), policy, cache, None, sampling, False, True)
+
+
+def dream(said: Said, traits: Traits, family: str, gen_length: int) -> Strategy:
+    """Dream's diffusion_generate: whole canvas, eps schedule, passes that settle nothing are kept."""
+    alg, steps, eps = said.take("alg", "entropy"), said.take("steps", gen_length), said.take("eps", 1e-3)
+    text = f"dream(alg={alg!r}, steps={steps}, eps={eps!r}, alg_temp={said.take('alg_temp')!r}, empty_passes=True)"
+    policy, whole = catalog.parse("policy", text), catalog.parse("schedule", "whole")
+    return Strategy(whole, policy, catalog.parse("cache", "none"), None, _dream_sampling(said), False, True)
+
+
+def _dream_sampling(said: Said) -> Sampling:
+    return _checked(
+        Sampling(
+            float(said.take("temperature", 0.0)),
+            said.take("top_p"),
+            said.take("top_k"),
+            precision="model",
+            exclude_mask=False,
+            filtered_confidence=True,
+        )
+    )
+
+
+def _blocks(length: int) -> Any:
+    return catalog.parse("schedule", f"blocks({length})")
+
+
+def _divides(gen_length: int, block: int, steps: int) -> None:
+    """What the references assert before they begin."""
+    if block < 1 or gen_length % block:
+        raise ConfigError("block-length", expected=f"a divisor of the {gen_length} tokens to decode", got=str(block))
+    blocks = gen_length // block
+    if steps < 1 or steps % blocks:
+        raise ConfigError("steps", expected=f"a multiple of the {blocks} blocks", got=str(steps))

@@ -1,0 +1,1 @@
+"""Numeric kernels: one folder per op, each with a documented function and a plain-torch definition."""

@@ -1,0 +1,137 @@
+"""From hidden rows to candidates: token, confidence and, when asked, margin and entropy.
+
+Works in chunks of rows, so that no tensor of [batch, length, vocabulary] ever exists: at most `CHUNK` rows of logits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from unmask.core.types import Candidates, Head, Sampling
+
+CHUNK = 64
+Uniforms = Callable[[int, int], Tensor]
+"""(first row, last row) -> the random numbers of these rows: float64 [n] or, for gumbel, [n, V]."""
+
+
+def score(
+    hidden: Sequence[Tensor],
+    head: Head,
+    sampling: Sampling,
+    *,
+    mask_id: int | None = None,
+    combine: Callable[[Sequence[Tensor]], Tensor] | None = None,
+    wanted: tuple[str, ...] = (),
+    uniforms: Uniforms | None = None,
+) -> Candidates:
+    """Candidates for W rows.
+
+    Args:
+        hidden: one [W, C] tensor per guidance lane, the conditional first.
+        head: output matrix and scale.
+        sampling: how tokens and confidences are taken.
+        mask_id: excluded before the softmax when `sampling.exclude_mask`.
+        combine: guidance over the lanes' logits.
+        wanted: any of "margin", "entropy".
+        uniforms: random numbers; needed when the temperature is above 0.
+
+    Returns:
+        Candidates with tensors [W] on the CPU.
+    """
+    parts = []
+    for a in range(0, hidden[0].shape[0], CHUNK):
+        b = min(a + CHUNK, hidden[0].shape[0])
+        lanes = [logits_of(h[a:b], head) for h in hidden]
+        logits = lanes[0] if combine is None else combine(lanes)
+        parts.append(score_logits(logits, sampling, mask_id, wanted, uniforms(a, b) if uniforms else None))
+    if not parts:
+        none = torch.zeros(0)
+        return Candidates(none.long(), none, none, none)
+    token, prob, margin, entropy = zip(*parts, strict=True)
+    return Candidates(_joined(token), _joined(prob), _maybe(margin), _maybe(entropy))
+
+
+def _joined(chunks: Sequence[Tensor]) -> Tensor:
+    return (chunks[0] if len(chunks) == 1 else torch.cat(list(chunks))).cpu()
+
+
+def _maybe(chunks: Sequence[Tensor | None]) -> Tensor | None:
+    return None if chunks[0] is None else _joined([c for c in chunks if c is not None])
+
+
+def logits_of(hidden: Tensor, head: Head) -> Tensor:
+    """hidden [n, C] -> [n, V] in the model's dtype."""
+    out = F.linear(hidden, head.weight)
+    return out if head.scale == 1.0 else out * head.scale
+
+
+def score_logits(
+    logits: Tensor, sampling: Sampling, mask_id: int | None, wanted: tuple[str, ...], uniform: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    """Token, confidence, margin, entropy for logits [n, V]; the logits tensor may be overwritten."""
+    closed = list(sampling.suppress)
+    if sampling.exclude_mask and mask_id is not None:
+        closed.append(mask_id)
+    if closed:
+        logits[:, closed] = -torch.inf
+    shaped = shape(logits, sampling)
+    token = draw(logits, shaped, sampling, uniform)
+    base = shaped if sampling.filtered_confidence else logits
+    if sampling.demote:
+        base = base.clone() if base is logits or base is shaped else base
+        base[:, list(sampling.demote)] = -torch.inf
+    return token, *confidence(base, token, sampling.precision, wanted)
+
+
+def confidence(
+    logits: Tensor, token: Tensor, precision: str, wanted: tuple[str, ...]
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Probability of `token`, top-1 minus top-2 probability, and negative entropy (sum p ln(p + 1e-10), Dream)."""
+    wide = logits if precision == "model" else logits.to(getattr(torch, precision))
+    if not wanted and precision != "model":
+        picked = wide.gather(-1, token[:, None])[:, 0]
+        return (picked - torch.logsumexp(wide, -1)).exp(), None, None
+    probs = torch.softmax(wide, -1)
+    prob = probs.gather(-1, token[:, None])[:, 0]
+    margin = entropy = None
+    if "margin" in wanted:
+        best = probs.topk(2, dim=-1).values
+        margin = best[:, 0] - best[:, 1]
+    if "entropy" in wanted:
+        entropy = (probs * torch.log(probs + 1e-10)).sum(-1)
+    return prob, margin, entropy
+
+
+def shape(logits: Tensor, sampling: Sampling) -> Tensor:
+    """Temperature, then nucleus, then top-k, as Dream applies them; the same tensor when nothing applies."""
+    out = logits
+    if sampling.temperature > 0 and not sampling.gumbel:
+        out = (out if sampling.precision == "model" else out.float()) / sampling.temperature
+    low = torch.finfo(out.dtype).min
+    if sampling.top_p is not None and sampling.top_p < 1:
+        ranked, order = out.sort(dim=-1, descending=True, stable=True)
+        before = ranked.softmax(-1).cumsum(-1).roll(1, dims=-1)
+        before[:, 0] = 0.0
+        drop = torch.zeros_like(before, dtype=torch.bool).scatter(-1, order, before > sampling.top_p)
+        out = out.masked_fill(drop, low)
+    if sampling.top_k is not None:
+        least = out.topk(min(sampling.top_k, out.shape[-1]), dim=-1).values[:, -1:]
+        out = out.masked_fill(out < least, low)
+    return out
+
+
+def draw(logits: Tensor, shaped: Tensor, sampling: Sampling, uniform: Tensor | None) -> Tensor:
+    """Token ids [n]: the best (ties: lowest id), or one drawn by its uniform number."""
+    if sampling.temperature <= 0:
+        return shaped.argmax(-1)
+    if uniform is None:
+        raise ValueError("sampling with a temperature needs random numbers")
+    uniform = uniform.to(logits.device)
+    if sampling.gumbel:
+        return (logits.double().exp() / (-uniform.log()) ** sampling.temperature).argmax(-1)
+    mass = shaped.float().softmax(-1).cumsum(-1, dtype=torch.float64)
+    return torch.searchsorted(mass, uniform[:, None] * mass[:, -1:], right=True).clamp_(max=mass.shape[-1] - 1)[:, 0]

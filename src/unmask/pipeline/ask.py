@@ -1,0 +1,110 @@
+"""What a user asks for besides the prompt, checked once, and the forms a prompt may have.
+
+Enters: keyword arguments. Leaves: a frozen `Ask` (answer length, template, seeds, stops, constraints, decoding options) and
+prompts as a list.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+from unmask.core.errors import ConfigError, RequestError
+from unmask.engine.options import DecodeOptions
+
+Prompt = str | Sequence[int] | Sequence[Mapping[str, str]]
+"""A text, ids, or chat messages."""
+
+SEED_LIMIT = 1 << 63
+
+
+@dataclass(frozen=True)
+class Ask:
+    """Everything about a request but its prompt.
+
+    Args:
+        chat: use the chat template (True), or not (False); None follows the checkpoint.
+        system: a system message before the prompt; needs the template.
+        max_tokens: answer tokens; None takes the checkpoint's own number, or 128.
+        seed: of the first sample; sample k has seed + k, whatever the other prompts are.
+        samples: answers per prompt.
+        stop: texts that end an answer and are not part of it.
+        constraints: words fixed in the answer, "3:apple, 7:pear" or {3: "apple"}.
+        template: the answer's text with free spans, "The[[4]] sat on the[[3]]."; its length is the answer's.
+        options: how to decode; None everywhere follows the checkpoint.
+    """
+
+    chat: bool | None = None
+    system: str | None = None
+    max_tokens: int | None = None
+    seed: int = 0
+    samples: int = 1
+    stop: tuple[str, ...] = ()
+    constraints: str | Mapping[int, str] = ""
+    template: str | None = None
+    options: DecodeOptions = field(default_factory=DecodeOptions)
+
+    def __post_init__(self) -> None:
+        if self.max_tokens is not None:
+            whole("max_tokens", self.max_tokens, 1)
+        whole("seed", self.seed, 0, SEED_LIMIT - 1)
+        whole("samples", self.samples, 1)
+        if isinstance(self.stop, str):
+            object.__setattr__(self, "stop", (self.stop,))
+        if self.system is not None and self.chat is False:
+            raise RequestError("system", expected="a chat template to put it in", got="the raw form")
+        if self.template is not None and self.constraints:
+            raise RequestError(
+                "constraints",
+                expected="a template or constraints",
+                got="both",
+                remedy="Write the words into the template.",
+            )
+        length = self.options.gen_length
+        if None not in (self.max_tokens, length) and self.max_tokens != length:
+            raise RequestError(
+                "answer length", expected="max_tokens or gen_length", got=f"{self.max_tokens} and {length}"
+            )
+
+    @property
+    def length(self) -> int | None:
+        """The answer length asked for, None if nothing was said."""
+        return self.max_tokens if self.max_tokens is not None else self.options.gen_length
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> Ask:
+        """From keyword arguments: fields of `Ask` and, beside them, fields of `DecodeOptions` by name.
+
+        Raises:
+            ConfigError: an unknown name.
+        """
+        own, decode = {f.name for f in fields(cls)}, {f.name for f in fields(DecodeOptions)}
+        for name in given:
+            if name not in own | decode:
+                near = difflib.get_close_matches(name, own | decode, n=2)
+                remedy = f"Did you mean {' or '.join(near)}?" if near else ""
+                raise ConfigError(
+                    f"option {name!r}", expected=f"one of: {', '.join(sorted(own | decode))}", got=name, remedy=remedy
+                )
+        ask = cls(**{k: v for k, v in given.items() if k in own})
+        options = replace(ask.options, **{k: v for k, v in given.items() if k in decode})
+        return replace(ask, options=options)
+
+
+def whole(name: str, value: Any, low: int, high: int | None = None) -> int:
+    """An integer of at least `low`, or a RequestError."""
+    if type(value) is not int or value < low or (high is not None and value > high):
+        limit = "" if high is None else f" to {high}"
+        raise RequestError(name, expected=f"an integer from {low}{limit}", got=repr(value))
+    return value
+
+
+def as_prompts(prompts: Prompt | Sequence[Prompt]) -> tuple[list[Prompt], bool]:
+    """Prompts as a list, and whether a single one was given. A list of texts is many, a list of ids or messages is one."""
+    if isinstance(prompts, str) or (prompts and isinstance(prompts[0], int | Mapping)):
+        return [prompts], True  # type: ignore[list-item]
+    if not prompts:
+        raise RequestError("prompt", expected="a text, ids, chat messages, or a list of them", got="an empty list")
+    return list(prompts), False  # type: ignore[arg-type]

@@ -1,0 +1,222 @@
+"""The canvas in a terminal, redrawn in place as it settles, or one plain line per step where nothing can be redrawn.
+
+Enters: events and the text of a token id. Every position keeps its cell for the whole run, so nothing jumps. Colours say how
+sure a newly revealed token was, and the bar before it says the same to whoever does not see colours.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TextIO
+
+from unmask.core.events import Accepted, Canvas, Event, Failed, Finished, Stepped, start_canvas
+from unmask.sinks.cells import ASCII_BARS, BARS, COLOURS, EARLIER, Piece, fit, label, level
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.text import Text
+
+CELL = 9
+"""Columns of a token and the bar before it; longer tokens are cut, in the drawing only."""
+PROMPT_ROWS, OTHERS = 3, 6
+TRUE_COLOURS = {"masked": "#8a8a8a", "earlier": EARLIER, **COLOURS}
+"""The demo's colours; its grey, made for a white page, would vanish on a dark terminal."""
+BASIC_COLOURS = {"masked": "bright_black", "earlier": "bright_blue", "low": "bright_red", "middle": "yellow", "high": "bright_green"}
+"""For terminals of 16 colours, where the nearest of the true ones would all be white."""
+
+
+def canvas_sink(piece: Piece, stream: TextIO, *, delay: float = 0.0, colour: bool = True) -> LiveCanvas | PlainCanvas:
+    """The drawing that fits the stream: in place on a terminal, else plain lines.
+
+    Args:
+        piece: the text of one token id.
+        stream: where to draw.
+        delay: seconds to wait after each step on a terminal, for runs too fast to watch.
+        colour: False draws shapes only.
+    """
+    from rich.console import Console
+
+    console = Console(file=stream, no_color=None if colour else True, highlight=False)
+    if console.is_terminal and not console.is_dumb_terminal:
+        return LiveCanvas(piece, console, delay)
+    return PlainCanvas(piece, stream)
+
+
+def can_draw(encoding: str | None) -> bool:
+    """Whether a stream of that encoding has our block signs."""
+    try:
+        "░▁▄█…↵␣∅·".encode(encoding or "ascii")
+    except (UnicodeEncodeError, LookupError):
+        return False
+    return True
+
+
+class PlainCanvas:
+    """A sink that prints one line per step: step, settled / all, and the answer with its holes."""
+
+    def __init__(self, piece: Piece, stream: TextIO) -> None:
+        self._piece, self._stream, self._ascii = piece, stream, not can_draw(stream.encoding)
+        self._canvases: dict[str, Canvas] = {}
+
+    def __call__(self, event: Event) -> None:
+        canvas = _track(self._canvases, event)
+        if canvas is None:
+            return
+        if isinstance(event, Stepped):
+            self._print(event.id, f"step {event.nfe:>4}  {_progress(canvas)}  {self._line(canvas)}")
+        elif isinstance(event, Finished):
+            self._print(event.id, f"done: {event.reason} after {event.nfe} forwards")
+        elif isinstance(event, Failed):
+            self._print(event.id, f"failed: {event.error}")
+
+    def close(self) -> None:
+        """Pushes out what is buffered."""
+        self._stream.flush()
+
+    def _print(self, request: str, text: str) -> None:
+        prefix = f"[{request}] " if len(self._canvases) > 1 else ""
+        self._stream.write(f"{prefix}{text}\n")
+
+    def _line(self, canvas: Canvas) -> str:
+        hole = "_" if self._ascii else "░"
+        shown = (hole if i < 0 else _inline(self._piece(i), self._ascii) for i in canvas.ids[canvas.prompt_len : canvas.end])
+        return "".join(shown)
+
+
+class LiveCanvas:
+    """A sink that redraws the canvas in place. `pause` is what waits (tests give their own)."""
+
+    def __init__(
+        self, piece: Piece, console: Console, delay: float = 0.0, pause: Callable[[float], None] = time.sleep
+    ) -> None:
+        from rich.live import Live
+
+        self._piece, self._console, self._delay, self._pause = piece, console, delay, pause
+        self._ascii = not can_draw(console.encoding)
+        self._colours = BASIC_COLOURS if console.color_system in ("standard", "windows") else TRUE_COLOURS
+        self._canvases: dict[str, Canvas] = {}
+        self._seconds = 0.0
+        self._live = Live(console=console, auto_refresh=False, vertical_overflow="crop")
+
+    def __call__(self, event: Event) -> None:
+        if _track(self._canvases, event) is None:
+            return
+        if not self._live.is_started:
+            self._live.start()
+        if isinstance(event, Stepped):
+            self._seconds += event.work.seconds / max(event.work.sharing, 1)
+        if isinstance(event, Accepted | Stepped | Finished | Failed):
+            self._live.update(self.frame(), refresh=True)
+        if isinstance(event, Stepped) and self._delay:
+            self._pause(self._delay)
+
+    def close(self) -> None:
+        """Leaves the last picture standing."""
+        if self._live.is_started:
+            self._live.stop()
+
+    def frame(self) -> Text:
+        """The whole picture of this moment."""
+        from rich.text import Text
+
+        running = [i for i, c in self._canvases.items() if c.reason is None and c.error is None]
+        focus = running[0] if running else list(self._canvases)[-1]
+        others = [i for i in self._canvases if i != focus][-OTHERS:]
+        size = self._console.size
+        lines = [Text(f"[{i}] {_status(self._canvases[i])}", style="dim") for i in others]
+        head = f"[{focus}] " if others else ""
+        canvas = self._canvases[focus]
+        prompt = self._prompt(canvas, size.width)
+        room = max(size.height - len(lines) - len(prompt) - 4, 1)
+        lines += [*prompt, *self._window(canvas, size.width, room)]
+        lines.append(Text(head + _status(canvas) + self._speed(), style="bold"))
+        lines.append(self._legend())
+        for line in lines:
+            line.truncate(size.width)
+        return Text("\n").join(lines)
+
+    def _prompt(self, canvas: Canvas, columns: int) -> list[Text]:
+        """The end of the prompt, dim, in a few lines."""
+        from rich.text import Text
+
+        text = "".join(self._piece(i) for i in canvas.ids[: canvas.prompt_len] if i >= 0)
+        words = " ".join(text.split())
+        text = "".join(_inline(c, self._ascii) for c in words[-PROMPT_ROWS * columns // 2 :])
+        parts = Text(text, style="dim").wrap(self._console, columns)
+        return list(parts[-PROMPT_ROWS:])
+
+    def _window(self, canvas: Canvas, columns: int, room: int) -> list[Text]:
+        """Rows of whole cells; of a canvas too high for the screen, those around the open place."""
+        from rich.text import Text
+
+        cell = min(CELL, max(columns, 3))
+        per_row = max(columns // cell, 1)
+        positions = range(canvas.prompt_len, len(canvas.ids))
+        rows = [positions[i : i + per_row] for i in range(0, len(positions), per_row)]
+        first = 0
+        if len(rows) > room:
+            focus = next((p for p in positions if canvas.ids[p] < 0), canvas.prompt_len) - canvas.prompt_len
+            first = min(max(focus // per_row - room // 3, 0), len(rows) - room)
+        drawn = [Text.assemble(*(self._cell(canvas, p, cell) for p in row)) for row in rows[first : first + room]]
+        return drawn or [Text("")]
+
+    def _cell(self, canvas: Canvas, position: int, columns: int) -> tuple[str, str]:
+        """The text of one cell and its style."""
+        token = canvas.ids[position]
+        if canvas.end is not None and position >= canvas.end:
+            return ("." if self._ascii else "·").ljust(columns), "dim"
+        if token < 0:
+            again = position in canvas.fresh
+            return (("x" if again else " ") + (("." if self._ascii else "░") * (columns - 2)) + " "), self._colours["masked"]
+        text = fit(label(self._piece(token), self._ascii), columns - 2, "~" if self._ascii else "…") + " "
+        if canvas.fixed[position]:
+            return "|" + text, "underline dim"
+        if position not in canvas.fresh:
+            return " " + text, self._colours["earlier"]
+        grade = level(canvas.confidence[position])
+        bar = (ASCII_BARS if self._ascii else BARS)[grade]
+        return bar + text, f"bold {self._colours[grade]}"
+
+    def _legend(self) -> Text:
+        from rich.text import Text
+
+        bars = ASCII_BARS if self._ascii else BARS
+        words = {"low": "below 0.3", "middle": "below 0.7", "high": "sure"}
+        parts: list[tuple[str, str]] = [(".. masked  " if self._ascii else "░░ masked  ", self._colours["masked"])]
+        parts += [(f"{bars[k]} new, {words[k]}  ", f"bold {self._colours[k]}") for k in bars]
+        return Text.assemble(*parts, ("earlier", self._colours["earlier"]))
+
+    def _speed(self) -> str:
+        tokens = sum(sum(w > 0 for w in c.step) for c in self._canvases.values())
+        return f" - {tokens / self._seconds:.0f} tokens/s" if self._seconds > 0 else ""
+
+
+def _track(canvases: dict[str, Canvas], event: Event) -> Canvas | None:
+    """Folds one event into the canvases; the canvas it belongs to."""
+    if isinstance(event, Accepted):
+        canvases[event.id] = start_canvas(event)
+    elif event.id in canvases:
+        canvases[event.id].apply(event)
+    return canvases.get(event.id)
+
+
+def _progress(canvas: Canvas) -> str:
+    answer = canvas.ids[canvas.prompt_len :]
+    return f"{sum(i >= 0 for i in answer):>{len(str(len(answer)))}}/{len(answer)}"
+
+
+def _status(canvas: Canvas) -> str:
+    text = f"step {canvas.nfe:>3} - {_progress(canvas)} settled"
+    if canvas.nfe:
+        text += f" - {sum(s > 0 for s in canvas.step) / canvas.nfe:.2f} tokens/forward"
+    if canvas.open is not None and canvas.reason is None and len(canvas.blocks) > 1:
+        text += f" - block {canvas.open[0]}..{canvas.open[1]}"
+    ending = canvas.error or canvas.reason
+    return f"{text} - {ending}" if ending else text
+
+
+def _inline(piece: str, ascii_only: bool) -> str:
+    """A token within running text: spaces stay, everything else invisible is drawn."""
+    return "".join(c if c == " " else label(c, ascii_only) for c in piece)
+

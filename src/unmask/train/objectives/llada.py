@@ -1,0 +1,111 @@
+"""LLaDA's two training losses.
+
+Enters: the net, a batch of clean ids, an explicit generator. Leaves: a `Loss` and named metrics.
+Source: LLaDA (arXiv 2502.09992), equations 3 and 5, and its GUIDELINES: both weigh the cross-entropy of a masked token by
+1/p; pretraining divides by all positions of the batch, SFT by the answer length of the row and the number of rows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from unmask.core.errors import ConfigError
+from unmask.noise.masked import MaskedNoise
+from unmask.train.batch import Batch
+from unmask.train.forward import Net
+
+
+@dataclass(frozen=True)
+class Loss:
+    """`total` to differentiate; `metrics` are plain numbers for the log."""
+
+    total: Tensor
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True)
+class LladaPretrain:
+    """Sum of CE/p over the masked tokens / (B * L).
+
+    Args:
+        noise: the forward process.
+        random_length: probability that a batch is cut to a length uniform in 1..L (published: 0.01).
+    """
+
+    kind: ClassVar[str] = "llada-pretrain"
+    noise: MaskedNoise = MaskedNoise()
+    random_length: float = 0.01
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.random_length <= 1.0:
+            raise ConfigError("random_length is out of range", expected="0 to 1", got=str(self.random_length))
+
+    def __call__(self, net: Net, batch: Batch, rng: torch.Generator) -> Loss:
+        batch = self._cut(batch, rng)
+        (view,) = self.noise.corrupt(batch.ids, ~batch.scored, rng)
+        ce = net.losses(net.hidden(view.ids, batch.real, view.masked), view.target[view.masked])
+        total = (ce * view.weight[view.masked]).sum() / batch.real.sum()
+        return Loss(total, _metrics(total, ce, view.masked))
+
+    def _cut(self, batch: Batch, rng: torch.Generator) -> Batch:
+        if torch.rand(1, generator=rng).item() >= self.random_length:
+            return batch
+        return batch.cut(int(torch.randint(1, batch.ids.shape[1] + 1, (1,), generator=rng)))
+
+
+@dataclass(frozen=True)
+class LladaSft:
+    """Prompt kept; sum of CE / (p * answer length of the row) / B.
+
+    The defaults are the published ones. The others made small models learn faster here (see the training guide).
+
+    Args:
+        noise: the forward process.
+        eos_padding: EOS tokens behind the first one are masked, trained and counted in the answer length (published).
+            False leaves them visible and out of the loss.
+        eos_weight: factor on the loss of that padding (published: 1).
+        weight_clip: upper bound of the weight 1/p, None for none (published).
+        normalise: "row" divides each row by its own answer length (published); "batch" divides the sum by the number of
+            answer tokens of the whole batch, padding not counted.
+    """
+
+    kind: ClassVar[str] = "llada-sft"
+    noise: MaskedNoise = MaskedNoise()
+    eos_padding: bool = True
+    eos_weight: float = 1.0
+    weight_clip: float | None = None
+    normalise: Literal["row", "batch"] = "row"
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.eos_weight <= 1.0:
+            raise ConfigError("eos_weight is out of range", expected="0 to 1", got=str(self.eos_weight))
+        if self.weight_clip is not None and self.weight_clip < 1.0:
+            raise ConfigError("weight_clip is out of range", expected="at least 1", got=str(self.weight_clip))
+
+    def __call__(self, net: Net, batch: Batch, rng: torch.Generator) -> Loss:
+        scored = batch.scored if self.eos_padding else batch.scored & ~batch.tail
+        (view,) = self.noise.corrupt(batch.ids, ~scored, rng)
+        ce = net.losses(net.hidden(view.ids, batch.real, view.masked), view.target[view.masked])
+        total = (ce * self._weights(batch, scored, view.weight)[view.masked]).sum()
+        return Loss(total, _metrics(total, ce, view.masked & ~batch.tail, view.masked))
+
+    def _weights(self, batch: Batch, scored: Tensor, weight: Tensor) -> Tensor:
+        """Weight of every position [B, T], the normalisation included."""
+        if self.weight_clip is not None:
+            weight = weight.clamp(max=self.weight_clip)
+        if self.eos_weight != 1.0:
+            weight = torch.where(batch.tail, weight * self.eos_weight, weight)
+        if self.normalise == "batch":
+            return weight / (scored & ~batch.tail).sum().clamp(min=1)
+        length = scored.sum(1, keepdim=True).clamp(min=1)
+        return weight / (length * batch.ids.shape[0])
+
+
+def _metrics(total: Tensor, ce: Tensor, counted: Tensor, masked: Tensor | None = None) -> dict[str, float]:
+    """Loss, plain cross-entropy per masked token (EOS padding left out), share of masked tokens."""
+    mine = ce.detach() if masked is None else ce.detach()[counted[masked]]
+    return {"loss": total.item(), "ce": mine.mean().item() if mine.numel() else 0.0, "masked": float(counted.sum())}

@@ -1,0 +1,161 @@
+"""Recipes: one YAML file that says everything a training run depends on.
+
+Enters: a path and overrides ("optim.lr=0.001"). Leaves: a `Recipe` of typed, checked dataclasses. The first comment line of
+a recipe is its claim, its command and how long it takes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from unmask.core.errors import ConfigError
+from unmask.models.transformer import TransformerConfig
+from unmask.train.config import build
+from unmask.train.data import GeneratorData
+from unmask.train.objectives.llada import LladaPretrain, LladaSft
+from unmask.train.optim import OptimConfig
+from unmask.train.tokenizer import read_text
+
+
+@dataclass(frozen=True)
+class TokenizerConfig:
+    """A tokenizer directory (`path`), or one trained on the run's own data: `vocab_size` entries from `samples` items."""
+
+    path: Path | None = None
+    vocab_size: int = 1024
+    samples: int = 20_000
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Shape of a new model. `vocab_size` None takes the tokenizer's size rounded up to a multiple of 64."""
+
+    dim: int
+    layers: int
+    heads: int
+    mlp_dim: int
+    kv_heads: int | None = None
+    vocab_size: int | None = None
+    qk_norm: Literal["head", "full"] | None = None
+    tied: bool = True
+    rope_theta: float = 10_000.0
+    norm_eps: float = 1e-5
+    max_len: int = 1024
+    init_std: float = 0.02
+
+    def __post_init__(self) -> None:
+        for name in ("dim", "layers", "heads", "mlp_dim", "max_len"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"model.{name} is out of range", expected="1 or more", got=str(getattr(self, name)))
+        if self.dim % self.heads or self.dim // self.heads % 2:
+            raise ConfigError(f"model.dim {self.dim} does not split into {self.heads} heads of even width")
+        if self.kv_heads is not None and (self.kv_heads < 1 or self.heads % self.kv_heads):
+            raise ConfigError("model.kv_heads must divide model.heads", got=f"{self.kv_heads} and {self.heads}")
+
+    def transformer(self, tokens: int) -> TransformerConfig:
+        """The backbone's config for a tokenizer of `tokens` entries."""
+        vocab = self.vocab_size or -(-tokens // 64) * 64
+        if vocab < tokens:
+            raise ConfigError("model.vocab_size is too small", expected=f"at least {tokens} (the tokenizer)", got=str(vocab))
+        return TransformerConfig(
+            vocab_size=vocab,
+            dim=self.dim,
+            layers=self.layers,
+            heads=self.heads,
+            kv_heads=self.kv_heads or self.heads,
+            head_dim=self.dim // self.heads,
+            mlp_dim=self.mlp_dim,
+            norm_eps=self.norm_eps,
+            rope_theta=self.rope_theta,
+            qk_norm=self.qk_norm,
+            tied=self.tied,
+            max_len=self.max_len,
+        )
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """The loop.
+
+    Args:
+        steps: optimiser steps in all.
+        accumulate: micro-batches summed into one step.
+        precision: "bf16" autocast or "fp32".
+        checkpointing: recompute layer activations in the backward pass.
+        ema: decay of the moving average of the weights, 0 for none; with one, validation and export use it.
+        device: "auto" is cuda, mps, cpu in this order.
+        threads: CPU threads, 0 leaves torch's choice.
+        log_every, save_every: in steps. keep: checkpoints kept beside the best one.
+    """
+
+    steps: int
+    accumulate: int = 1
+    precision: Literal["bf16", "fp32"] = "bf16"
+    checkpointing: bool = False
+    ema: float = 0.0
+    device: str = "auto"
+    threads: int = 0
+    log_every: int = 50
+    save_every: int = 500
+    keep: int = 2
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "accumulate", "log_every", "save_every", "keep"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"run.{name} is out of range", expected="1 or more", got=str(getattr(self, name)))
+        if not 0.0 <= self.ema < 1.0:
+            raise ConfigError("run.ema is out of range", expected="0 <= ema < 1", got=str(self.ema))
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything a run depends on."""
+
+    name: str
+    model: ModelConfig
+    data: GeneratorData
+    objective: LladaSft | LladaPretrain
+    run: RunConfig
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    seed: int = 0
+
+
+def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Reads a recipe; `overrides` are "section.key=value" with YAML values and win over the file."""
+    return build(Recipe, read_raw(Path(path), overrides), "")
+
+
+def read_raw(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """The recipe as plain YAML values, overrides applied; what the run directory keeps."""
+    text = read_text(path)
+    try:
+        raw = yaml.safe_load(text)
+    except yaml.YAMLError as e:
+        raise ConfigError(f"{path} is not valid YAML", got=" ".join(str(e).split())) from None
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path} is not a recipe", expected="sections like model:, data:, run:")
+    for item in overrides:
+        _override(raw, item)
+    return raw
+
+
+def _override(raw: dict[str, Any], item: str) -> None:
+    name, sign, text = item.partition("=")
+    if not sign or not name:
+        raise ConfigError(f"cannot read the override {item!r}", expected="section.key=value")
+    *path, last = name.split(".")
+    at = raw
+    for part in path:
+        at = at.setdefault(part, {})
+        if not isinstance(at, dict):
+            raise ConfigError(f"cannot set {name}: {part} is not a section")
+    try:
+        at[last] = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ConfigError(f"cannot read the value of {item!r}", expected="a YAML value") from None
