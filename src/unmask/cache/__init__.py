@@ -1,0 +1,1 @@
+"""Cache policies: which rows are recomputed, and what may be stale."""

@@ -9,7 +9,7 @@ from collections.abc import Sequence as Seq
 
 from torch import Tensor
 
-from unmask.cache.plans import forward, lowest
+from unmask.cache.plans import Kind, forward, lowest
 from unmask.core.errors import RequestError
 from unmask.core.spec import component
 from unmask.core.types import Block, BlockCausal, Candidates, Peers, Plan, Sequence, Traits
@@ -26,7 +26,12 @@ class BlockCache:
 
     def init(self, seq: Sequence) -> int:
         if not self.exact_for(seq.traits):
-            raise RequestError("cache block", expected="a causal or block-causal model", got="full attention", remedy="use prefix or dual")
+            raise RequestError(
+                "cache block",
+                expected="a causal or block-causal model",
+                got="full attention",
+                remedy="use prefix or dual",
+            )
         return 0
 
     def plan(
@@ -38,12 +43,12 @@ class BlockCache:
         final = first_hole - first_hole % size
         stop = final if size == 1 else min(open[-1].stop, horizon)
         start = lowest(need, state)
-        plan = forward(seq, ((start, stop),), need, ((start, final),) if final > start else (), stop, _kind(state, start))
+        plan = forward(seq, ((start, stop),), need, ((start, final),) if final > start else (), stop, _kind(state))
         return plan, max(final, state)
 
     def observe(self, probes: Seq[Tensor], candidates: Candidates, state: int) -> tuple[int, None]:
         return state, None
 
 
-def _kind(kept: int, start: int) -> str:
+def _kind(kept: int) -> Kind:
     return "prefill" if kept == 0 else "partial"

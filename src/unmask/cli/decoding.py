@@ -7,7 +7,7 @@ Enters: a parser, later its arguments. Leaves: `DecodeOptions` and warnings. A c
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from unmask.cli.parsing import Parser, integer, number
 from unmask.core import catalog, spec
@@ -134,16 +134,3 @@ def warn(notices: Notices, warnings: list[str]) -> None:
     """Says each warning once."""
     for text in dict.fromkeys(warnings):
         notices.warn(text)
-
-
-def versions() -> dict[str, Any]:
-    """The versions that decide about numbers, for recordings and reports; nothing is imported for it."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    found: dict[str, Any] = {}
-    for name in ("unmask", "torch", "transformers", "tokenizers"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = None
-    return found

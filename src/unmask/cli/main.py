@@ -10,9 +10,9 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 from typing import TextIO
 
+from unmask import __version__
 from unmask.cli.parsing import Parser
 from unmask.core.errors import InputError, UnmaskError
 from unmask.sinks.files import reason
@@ -100,7 +100,7 @@ def _line(text: str) -> None:
 def _dispatch(words: list[str]) -> int:
     name = words[0] if words else "--help"
     if name in ("--version", "-V"):
-        print(f"unmask {_version()}")
+        print(f"unmask {__version__}")
         return 0
     if name in ("--help", "-h", "help"):
         _overview().print_help()
@@ -130,13 +130,6 @@ def _unknown(name: str) -> InputError:
     hint = f"Did you mean {' or '.join(near)}? " if near else ""
     what = "option" if name.startswith("-") else "command"
     return InputError(f"unknown {what} {name!r}", expected=f"one of: {', '.join(COMMANDS)}", remedy=f"{hint}See `unmask --help`.")
-
-
-def _version() -> str:
-    try:
-        return version("unmask")
-    except PackageNotFoundError:  # run from a source tree that was never installed
-        return "(not installed)"
 
 
 def _tolerant(stream: TextIO) -> None:

@@ -29,27 +29,67 @@ KINDS = {"policy": "policies", "cache": "caches", "schedule": "schedules", "mode
 
 _LINES: dict[str, tuple[Entry, ...]] = {
     "policy": (
-        Entry("threshold", "unmask.decode.threshold:Threshold", "commit every position at or above a confidence, the best always"),
-        Entry("factor", "unmask.decode.factor:Factor", "commit the largest n with (n + 1)(1 - c_n) < factor (Fast-dLLM)"),
-        Entry("low_confidence", "unmask.decode.top_k:LowConfidence", "the most confident positions, a fixed number of steps (LLaDA)"),
+        Entry(
+            "threshold",
+            "unmask.decode.threshold:Threshold",
+            "commit every position at or above a confidence, the best always",
+        ),
+        Entry(
+            "factor", "unmask.decode.factor:Factor", "commit the largest n with (n + 1)(1 - c_n) < factor (Fast-dLLM)"
+        ),
+        Entry(
+            "low_confidence",
+            "unmask.decode.top_k:LowConfidence",
+            "the most confident positions, a fixed number of steps (LLaDA)",
+        ),
         Entry("random", "unmask.decode.top_k:Random", "random positions, a fixed number of steps (LLaDA)"),
         Entry("entropy", "unmask.decode.top_k:Entropy", "positions of lowest entropy, a fixed number of steps"),
-        Entry("margin", "unmask.decode.top_k:Margin", "positions of largest top-1 to top-2 margin, a fixed number of steps"),
-        Entry("dream", "unmask.decode.dream:Dream", "Dream's eps schedule: origin, maskgit_plus, topk_margin or entropy"),
-        Entry("dream_carry", "unmask.decode.dream_carry:DreamCarry", "Fast-dLLM on Dream, whole canvas: threshold with carry"),
-        Entry("dream_block", "unmask.decode.dream_block:DreamBlock", "Fast-dLLM on Dream, blocks: first token from the entry pass"),
-        Entry("left_to_right", "unmask.decode.left_to_right:LeftToRight", "the leftmost open position: autoregressive decoding"),
+        Entry(
+            "margin",
+            "unmask.decode.top_k:Margin",
+            "positions of largest top-1 to top-2 margin, a fixed number of steps",
+        ),
+        Entry(
+            "dream", "unmask.decode.dream:Dream", "Dream's eps schedule: origin, maskgit_plus, topk_margin or entropy"
+        ),
+        Entry(
+            "dream_carry",
+            "unmask.decode.dream_carry:DreamCarry",
+            "Fast-dLLM on Dream, whole canvas: threshold with carry",
+        ),
+        Entry(
+            "dream_block",
+            "unmask.decode.dream_block:DreamBlock",
+            "Fast-dLLM on Dream, blocks: first token from the entry pass",
+        ),
+        Entry(
+            "left_to_right",
+            "unmask.decode.left_to_right:LeftToRight",
+            "the leftmost open position: autoregressive decoding",
+        ),
     ),
     "schedule": (
-        Entry("blocks", "unmask.decode.schedules:Blocks", "blocks left to right on a canvas of full length (semi-AR padding)"),
+        Entry(
+            "blocks",
+            "unmask.decode.schedules:Blocks",
+            "blocks left to right on a canvas of full length (semi-AR padding)",
+        ),
         Entry("whole", "unmask.decode.schedules:Whole", "the whole answer as one block (fixed length)"),
-        Entry("growing", "unmask.decode.schedules:Growing", "the canvas grows block by block until EOS (semi-AR origin)"),
+        Entry(
+            "growing", "unmask.decode.schedules:Growing", "the canvas grows block by block until EOS (semi-AR origin)"
+        ),
     ),
     "cache": (
         Entry("none", "unmask.cache.none:NoCache", "every row is recomputed at every step; exact for every model"),
-        Entry("prefix", "unmask.cache.prefix:Prefix", "rows before the open block are kept until the next block (Fast-dLLM)"),
+        Entry(
+            "prefix",
+            "unmask.cache.prefix:Prefix",
+            "rows before the open block are kept until the next block (Fast-dLLM)",
+        ),
         Entry("dual", "unmask.cache.dual:Dual", "rows before and after the open block are kept (Fast-dLLM)"),
-        Entry("block", "unmask.cache.block:BlockCache", "finished rows are kept for good; exact for (block-)causal models"),
+        Entry(
+            "block", "unmask.cache.block:BlockCache", "finished rows are kept for good; exact for (block-)causal models"
+        ),
     ),
     "model": (
         Entry("llada", "unmask.models.llada:FAMILY", "LLaDA 8B, LLaDA 1.5, iLLaDA and checkpoints of that format"),
@@ -61,7 +101,9 @@ _LINES: dict[str, tuple[Entry, ...]] = {
         Entry("default", "unmask.engine.profiles:default", "float32 confidences, no quirk, rows never coupled"),
         Entry("llada", "unmask.engine.profiles:llada", "LLaDA generate.py: all S passes of every block"),
         Entry("fast-dllm", "unmask.engine.profiles:fast_dllm", "Fast-dLLM v1 for LLaDA and Dream"),
-        Entry("dream", "unmask.engine.profiles:dream", "Dream diffusion_generate: eps schedule, zero-commit passes kept"),
+        Entry(
+            "dream", "unmask.engine.profiles:dream", "Dream diffusion_generate: eps schedule, zero-commit passes kept"
+        ),
     ),
 }
 
@@ -87,7 +129,12 @@ def find(kind: str, name: str) -> Entry:
         return known[name]
     near = difflib.get_close_matches(name, known, n=2, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}? " if near else ""
-    raise SpecError(f"unknown {kind} {name!r}", expected=f"one of: {', '.join(known)}", got=name, remedy=f"{hint}See `unmask ls {KINDS[kind]}`.")
+    raise SpecError(
+        f"unknown {kind} {name!r}",
+        expected=f"one of: {', '.join(known)}",
+        got=name,
+        remedy=f"{hint}See `unmask ls {KINDS[kind]}`.",
+    )
 
 
 def load(kind: str, name: str) -> Any:

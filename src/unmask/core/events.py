@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 from unmask.core.errors import RecordingError
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Accepted:
-    """A request entered the engine. canvas: ids with -1 at holes; fixed: positions never edited; blocks: their spans."""
+    """A request entered the engine. canvas: ids with -1 at holes; fixed: never edited; blocks: their spans."""
 
     id: str
     canvas: tuple[int, ...]
@@ -129,14 +129,14 @@ def from_dict(data: dict[str, Any]) -> Event:
         for key in ("canvas", "fixed", "positions"):
             if key in fields:
                 fields[key] = tuple(fields[key])
-        return cls(**fields)  # type: ignore[no-any-return]
+        return cast(Event, cls(**fields))
     except (TypeError, KeyError, ValueError) as e:
         raise RecordingError(f"{name} event in a recording", expected="the fields of that event", got=str(e)) from None
 
 
 @dataclass
 class Canvas:
-    """A canvas rebuilt from events. ids: -1 at holes; step: the nfe at which a position was last written (0 = given)."""
+    """A canvas rebuilt from events. ids: -1 at holes; step: the nfe at which each was last written (0 = given)."""
 
     ids: list[int]
     fixed: tuple[bool, ...]

@@ -57,7 +57,9 @@ class Denoiser(Protocol):
 class Noise(Protocol):
     """Random numbers of one sequence."""
 
-    def uniform(self, stream: Literal["token", "canvas", "positions"], step: int, positions: Tensor, length: int) -> Tensor:
+    def uniform(
+        self, stream: Literal["token", "canvas", "positions"], step: int, positions: Tensor, length: int
+    ) -> Tensor:
         """[K] in [0, 1), one per position. A reference stream draws one number per canvas column ("canvas") or one per
         position ("positions"); ours depends only on the seed, the step and the position."""
 

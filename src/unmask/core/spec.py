@@ -44,7 +44,7 @@ def component(name: str) -> Callable[[type[T]], type[T]]:
                 own(self)
 
         cls.__post_init__ = __post_init__  # type: ignore[attr-defined]
-        cls.__repr__ = describe  # type: ignore[method-assign, assignment]
+        cls.__repr__ = describe  # type: ignore[method-assign]
         cls.spec_name = name  # type: ignore[attr-defined]
         return dataclasses.dataclass(frozen=True, repr=False)(cls)
 
@@ -63,7 +63,8 @@ def describe(obj: Any) -> str:
 
 def check(obj: Any) -> None:
     """Types and ranges of every field, as declared; whole numbers are accepted for floats."""
-    hints = _hints(type(obj))
+    kind: Any = type(obj)
+    hints = _hints(kind)
     for f in dataclasses.fields(obj):
         value, where = getattr(obj, f.name), f"{obj.spec_name}: {f.name}"
         value = _checked(value, hints[f.name], where)
@@ -72,7 +73,7 @@ def check(obj: Any) -> None:
 
 
 @cache
-def _hints(cls: type) -> dict[str, Any]:
+def _hints(cls: Any) -> dict[str, Any]:
     return typing.get_type_hints(cls)
 
 
@@ -82,7 +83,9 @@ def _check_range(value: Any, f: dataclasses.Field[Any], where: str) -> None:
     low, high, above = (f.metadata.get(k) for k in ("low", "high", "above"))
     wrong = value != value or (low is not None and value < low) or (high is not None and value > high)
     if wrong or (above is not None and value <= above):
-        raise SpecError(where, expected=range_words(f) or "a number", got=repr(value), remedy=f.metadata.get("help", ""))
+        raise SpecError(
+            where, expected=range_words(f) or "a number", got=repr(value), remedy=f.metadata.get("help", "")
+        )
 
 
 def range_words(f: dataclasses.Field[Any]) -> str:
@@ -94,7 +97,11 @@ def range_words(f: dataclasses.Field[Any]) -> str:
 
 
 def _checked(value: Any, hint: Any, where: str) -> Any:
-    options = typing.get_args(hint) if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union else (hint,)
+    options = (
+        typing.get_args(hint)
+        if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union
+        else (hint,)
+    )
     for kind in options:
         if kind is type(None) and value is None:
             return None
@@ -120,7 +127,7 @@ def _words(options: tuple[Any, ...]) -> str:
 
 
 def split(text: str) -> tuple[str, list[Any], dict[str, Any]]:
-    """"dual(refresh=4)" -> ("dual", [], {"refresh": 4}); literals only.
+    """ "dual(refresh=4)" -> ("dual", [], {"refresh": 4}); literals only.
 
     Raises:
         SpecError: the text is not a name or a call with literal arguments.
@@ -132,13 +139,19 @@ def split(text: str) -> tuple[str, list[Any], dict[str, Any]]:
         raise SpecError(f"strategy {text!r}", expected=form, got="text that does not parse") from None
     if isinstance(node, ast.Name):
         return node.id, [], {}
-    if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name) or any(k.arg is None for k in node.keywords):
+    if (
+        not isinstance(node, ast.Call)
+        or not isinstance(node.func, ast.Name)
+        or any(k.arg is None for k in node.keywords)
+    ):
         raise SpecError(f"strategy {text!r}", expected=form)
     try:
         args = [ast.literal_eval(a) for a in node.args]
         kwargs = {str(k.arg): ast.literal_eval(k.value) for k in node.keywords}
     except (ValueError, TypeError, SyntaxError):
-        raise SpecError(f"strategy {text!r}", expected="literal arguments (numbers, strings, True, False, None)") from None
+        raise SpecError(
+            f"strategy {text!r}", expected="literal arguments (numbers, strings, True, False, None)"
+        ) from None
     return node.func.id, args, kwargs
 
 

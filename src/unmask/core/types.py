@@ -152,7 +152,7 @@ class Request:
         prompt_len: where the answer begins (the caller's cut; blocks start at the first hole).
         stop: given the settled answer ids, the index of the answer's end, or None (stop strings live in `text`).
         cohort: requests of one cohort run in lock-step, as a reference's batch does; None never waits.
-        sources: probes to run with every forward.
+        probes: looks to take with every forward.
     """
 
     id: str
@@ -175,7 +175,6 @@ class Block:
 
     start: int
     stop: int
-    parent: int | None = None
     done: bool = False
     steps: int = 0
 
@@ -206,13 +205,6 @@ class Sequence:
 
 
 @dataclass(frozen=True)
-class Depth:
-    """Layer segments for partial-depth plans (filled by layer-reuse caches): last layer to run, or None for all."""
-
-    exit: int | None = None
-
-
-@dataclass(frozen=True)
 class Plan:
     """What one forward computes for one sequence.
 
@@ -229,7 +221,6 @@ class Plan:
     keep: Spans
     visible: tuple[Run, ...]
     kind: Literal["full", "partial", "shallow", "commit", "prefill"] = "full"
-    depth: Depth | None = None
     probes: tuple[Probe, ...] = ()
 
 
@@ -277,8 +268,9 @@ class Candidates:
     entropy: Tensor | None = None
 
     def slice(self, a: int, b: int) -> Candidates:
-        cut = lambda t: None if t is None else t[a:b]  # noqa: E731
-        return Candidates(self.token[a:b], self.prob[a:b], cut(self.margin), cut(self.entropy))
+        margin = None if self.margin is None else self.margin[a:b]
+        entropy = None if self.entropy is None else self.entropy[a:b]
+        return Candidates(self.token[a:b], self.prob[a:b], margin, entropy)
 
 
 @dataclass(frozen=True)
@@ -302,7 +294,7 @@ class Commit:
 
 @dataclass(frozen=True)
 class Peers:
-    """What a cache may know of the others in its cohort: whether any of them opens a new block now."""
+    """What a cache may know of its cohort: whether any of its sequences enters a block with this step."""
 
     entering: bool = False
 

@@ -1,0 +1,1 @@
+"""Schedules, policies and guidance: which positions are open, and who is committed."""

@@ -1,7 +1,7 @@
 """Dream's own policies: how many positions settle at a step follows a time schedule from 1 to eps.
 
-alg: origin (independent transfer), maskgit_plus (confidence), topk_margin, entropy. Source: Dream, generation utilities;
-arXiv 2508.15487.
+alg: origin (independent transfer), maskgit_plus (confidence), topk_margin, entropy. Source: Dream, generation
+utilities; arXiv 2508.15487.
 """
 
 from __future__ import annotations
@@ -49,7 +49,9 @@ def pick(values: Tensor, count: int, alg_temp: float | None, uniform: Tensor | N
 
 @component("dream")
 class Dream:
-    """Dream's schedule. steps: passes for the whole answer; empty_passes: keep passes that settle nothing (published)."""
+    """Dream's schedule. steps: passes for the whole answer; empty_passes: keep passes that settle nothing
+    (published).
+    """
 
     alg: Literal["origin", "maskgit_plus", "topk_margin", "entropy"] = option("entropy", help="what ranks positions")
     steps: int = option(128, low=1, help="denoising steps for the whole answer")
@@ -89,5 +91,5 @@ class Dream:
         count = transfer_count(int(want.numel()), step, steps, self.eps)
         if not self.empty_passes:
             count = max(count, 1)
-        uniform = noise.uniform("positions", seq.step, want, seq.length) if self.alg_temp else None
-        return pick(measure(candidates, self.alg), count, self.alg_temp, uniform)
+        drawn = noise.uniform("positions", seq.step, want, seq.length) if self.alg_temp else None
+        return pick(measure(candidates, self.alg), count, self.alg_temp, drawn)

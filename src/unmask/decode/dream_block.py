@@ -1,8 +1,8 @@
 """Fast-dLLM's block sampler for Dream: the entry pass settles a block's first token alone, cached passes the rest.
 
-Reproduces the published rule: the first token is taken without a test (its logits come from the row before the block), at
-least one cached pass follows, and every alg but confidence_threshold is the entropy schedule. For new work use `threshold`
-or `dream` with a cache: the shift is then handled by one extra row.
+Reproduces the published rule: the first token is taken without a test (its logits come from the row before the
+block), at least one cached pass follows, and every alg but confidence_threshold is the entropy schedule. For new work
+use `threshold` or `dream` with a cache: the shift is then handled by one extra row.
 """
 
 from __future__ import annotations

@@ -28,7 +28,9 @@ class Carry:
 
 @component("dream_carry")
 class DreamCarry:
-    """Each step looks at the best share + carry positions: the best settles, others below `threshold` are carried over."""
+    """Each step looks at the best share + carry positions: the best settles, others below `threshold` are carried
+    over.
+    """
 
     steps: int = option(128, low=1, help="denoising steps; must divide the answer's length")
     threshold: float = option(0.9, low=0.0, high=1.0, help="confidence below which a position is carried over")

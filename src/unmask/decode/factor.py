@@ -1,4 +1,5 @@
-"""Factor policy: commit as many as the joint confidence allows (Fast-dLLM, arXiv 2505.22618, Theorem 1 and section 3.3)."""
+"""Factor policy: commit as many as the joint confidence allows (Fast-dLLM, arXiv 2505.22618, Theorem 1 and section
+3.3)."""
 
 from __future__ import annotations
 
@@ -16,8 +17,8 @@ from unmask.decode.select import commit, holes_of, ranked
 def count(confidences: Tensor, factor: float, published: bool) -> int:
     """How many of the descending confidences to take, at least one.
 
-    The paper takes the largest n with (n + 1)(1 - c_n) < factor. The published code accepts equality, and takes all when
-    the first failure is the last rank (`published`).
+    The paper takes the largest n with (n + 1)(1 - c_n) < factor. The published code accepts equality, and takes all
+    when the first failure is the last rank (`published`).
     """
     m = confidences.numel()
     n = torch.arange(1, m + 1, dtype=torch.float64)

@@ -1,7 +1,8 @@
 """Schedules: which block is open now, and how far the canvas reaches.
 
-The three layouts of LLaDA: `whole` (fixed length), `blocks` (semi-autoregressive padding: the full length stands as masks)
-and `growing` (semi-autoregressive origin: later blocks do not exist yet). Source: LLaDA guidelines, sampling layouts.
+The three layouts of LLaDA: `whole` (fixed length), `blocks` (semi-autoregressive padding: the full length stands as
+masks) and `growing` (semi-autoregressive origin: later blocks do not exist yet). Source: LLaDA guidelines, sampling
+layouts.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from unmask.core.types import Block, Sequence
 
 
 def cut(seq: Sequence, length: int) -> tuple[Block, ...]:
-    """Blocks of `length` that cover every hole; the grid starts at 0 or at the first hole, as the model's traits say."""
+    """Blocks of `length` that cover every hole; the grid starts at 0 or at the first hole, as the traits say."""
     holes = seq.holes(0, seq.length)
     if holes.numel() == 0:
         return ()

@@ -1,6 +1,7 @@
 """Top-k policies: a fixed number of passes per block, and in each pass the best positions by one measure.
 
-LLaDA's low_confidence and random remasking (arXiv 2502.09992, Algorithms 4 and 5), and the same rule by entropy or margin.
+LLaDA's low_confidence and random remasking (arXiv 2502.09992, Algorithms 4 and 5), and the same rule by entropy or
+margin.
 """
 
 from __future__ import annotations
@@ -26,8 +27,10 @@ def enter(seq: Sequence, state: Pass, steps: int) -> Pass:
     return Pass(block.start, 0, tuple(quotas(count, passes_per_block(steps, seq))))
 
 
-def take(seq: Sequence, candidates: Candidates, values: Tensor, state: Pass, steps: int, all_passes: bool) -> tuple[Commit, Pass]:
-    """Commit this pass's quota by `values`. Without `all_passes`, holes beyond the quotas are taken at the last pass."""
+def take(
+    seq: Sequence, candidates: Candidates, values: Tensor, state: Pass, steps: int, all_passes: bool
+) -> tuple[Commit, Pass]:
+    """Commit this pass's quota by `values`. Without `all_passes`, holes beyond the quotas go with the last pass."""
     state = enter(seq, state, steps)
     quota = state.quotas[state.done] if state.done < len(state.quotas) else len(values)
     after = Pass(state.block, state.done + 1, state.quotas)
@@ -38,7 +41,9 @@ def take(seq: Sequence, candidates: Candidates, values: Tensor, state: Pass, ste
 
 @component("low_confidence")
 class LowConfidence:
-    """The most confident positions first. steps: passes for the whole answer; all_passes: run also empty ones (LLaDA)."""
+    """The most confident positions first. steps: passes for the whole answer; all_passes: run also empty ones
+    (LLaDA).
+    """
 
     steps: int = option(128, low=1, help=STEPS)
     all_passes: bool = option(False, help="run every pass, also when nothing is left to commit")

@@ -1,0 +1,1 @@
+"""The only decoding loop, and what turns user options into a strategy."""

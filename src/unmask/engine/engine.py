@@ -1,7 +1,8 @@
 """The only decoding loop: many sequences of any length, one forward per step for all of them.
 
-Enters: requests. Leaves: events. A step asks each sequence's schedule, policy and cache for its plan, packs the plans into
-one forward, scores the needed rows, and applies what the policies commit. All mutable state of decoding lives here.
+Enters: requests. Leaves: events. A step asks each sequence's schedule, policy and cache for its plan, packs the plans
+into one forward, scores the needed rows, and applies what the policies commit. All mutable state of decoding lives
+here.
 """
 
 from __future__ import annotations
@@ -174,19 +175,20 @@ class Engine:
     # ---- one step ---------------------------------------------------------------------------------------------------
 
     def _jobs(self, events: list[Event]) -> list[_Job]:
+        active = [(run, run.strategy.schedule.open(run.seq)) for run in self._running if not self._held(run)]
+        entering = {run.seq.request.cohort for run, open in active if open[0].start != run.opened}
         jobs = []
-        for run in self._running:
-            if self._held(run):
-                continue
+        for run, open in active:
             seq, strategy = run.seq, run.strategy
-            open = strategy.schedule.open(seq)
+            cohort = seq.request.cohort
+            peers = Peers(cohort in entering if cohort is not None else open[0].start != run.opened)
             if open[0].start != run.opened:
                 run.opened = open[0].start
                 events.append(Opened(seq.request.id, seq.blocks.index(open[0]), open[0].start, open[-1].stop))
             want = strategy.policy.wants(seq, open, seq.policy_state)
             need = self.denoiser.support(want)
             horizon = strategy.schedule.horizon(seq)
-            plan, seq.cache_state = strategy.cache.plan(seq, open, need, horizon, seq.cache_state, Peers())
+            plan, seq.cache_state = strategy.cache.plan(seq, open, need, horizon, seq.cache_state, peers)
             if seq.request.probes:
                 plan = replace(plan, probes=plan.probes + seq.request.probes)
             jobs.append(_Job(run, open, want, plan))
@@ -239,10 +241,13 @@ class Engine:
         for (sampling, guidance, wanted), members in groups.items():
             lanes = 1 if guidance is None else guidance.lanes
             hidden = [
-                torch.cat([forwarded.hidden[slice(*spans[j.lane + lane])] for j in members])
-                for lane in range(lanes)
+                torch.cat([forwarded.hidden[slice(*spans[j.lane + lane])] for j in members]) for lane in range(lanes)
             ]
-            uniforms = _Uniforms(members, sampling.gumbel, self.denoiser.head.weight.shape[0]) if sampling.temperature else None
+            uniforms = (
+                _Uniforms(members, sampling.gumbel, self.denoiser.head.weight.shape[0])
+                if sampling.temperature
+                else None
+            )
             found = score(
                 hidden,
                 self.denoiser.head,
@@ -399,10 +404,17 @@ def _check(request: Request, ids: set[str], slots: int) -> None:
         raise RequestError(f"request id {request.id!r}", expected="an id that is not in use")
     if request.canvas.dim() != 1 or request.canvas.shape != request.fixed.shape or request.canvas.numel() == 0:
         raise RequestError(
-            "canvas and fixed", expected="two tensors [T], T >= 1", got=f"{tuple(request.canvas.shape)}, {tuple(request.fixed.shape)}"
+            "canvas and fixed",
+            expected="two tensors [T], T >= 1",
+            got=f"{tuple(request.canvas.shape)}, {tuple(request.fixed.shape)}",
         )
     if _lanes(request) > slots:
-        raise RequestError("guidance", expected=f"at most {slots} lanes", got=str(_lanes(request)), remedy="make the engine with more slots")
+        raise RequestError(
+            "guidance",
+            expected=f"at most {slots} lanes",
+            got=str(_lanes(request)),
+            remedy="make the engine with more slots",
+        )
 
 
 def _lanes(request: Request) -> int:
@@ -430,7 +442,11 @@ def _end(run: _Running, settled: int) -> int | None:
     seq, start = run.seq, run.seq.request.prompt_len
     answer = seq.canvas[start:settled].tolist()
     eos = set(seq.traits.eos_ids)
-    ends = [start + i for i, t in enumerate(answer) if t in eos and start + i >= run.floor and not bool(seq.fixed[start + i])]
+    ends = [
+        start + i
+        for i, t in enumerate(answer)
+        if t in eos and start + i >= run.floor and not bool(seq.fixed[start + i])
+    ]
     end = ends[0] if ends else None
     if seq.request.stop is not None:
         cut = seq.request.stop(answer if end is None else answer[: end - start])

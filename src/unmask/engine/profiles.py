@@ -1,7 +1,8 @@
 """From user options to a strategy: the default profile, and the profiles that reproduce published behaviour.
 
-A profile is a coordinate on the axes plus the published precision and quirks. Each builder takes the options it can honour;
-what it cannot is an error here (`ignored` lists it for adapters of other projects' command lines, which only warn).
+A profile is a coordinate on the axes plus the published precision and quirks. Each builder takes the options it can
+honour; what it cannot is an error here (`ignored` lists it for adapters of other projects' command lines, which only
+warn).
 """
 
 from __future__ import annotations
@@ -48,7 +49,9 @@ def build(options: DecodeOptions, traits: Traits, family: str, gen_length: int) 
     if left:
         flags = ", ".join("--" + n.replace("_", "-") for n in sorted(left))
         raise ConfigError(
-            f"options without effect: {flags}", expected=f"options that profile {options.profile} uses together", got=str(strategy)
+            f"options without effect: {flags}",
+            expected=f"options that profile {options.profile} uses together",
+            got=str(strategy),
         )
     return strategy
 
@@ -102,7 +105,11 @@ def _policy_name(said: Said) -> tuple[str, str | None]:
             raise ConfigError("remasking", expected="low_confidence or random", got=name)
         return name, None
     if said.has("alg"):
-        return ("threshold", None) if said.values["alg"] == "confidence_threshold" and said.take("alg") else ("dream", None)
+        return (
+            ("threshold", None)
+            if said.values["alg"] == "confidence_threshold" and said.take("alg")
+            else ("dream", None)
+        )
     for option, name in (("factor", "factor"), ("threshold", "threshold"), ("steps", "low_confidence")):
         if said.has(option):
             return name, None
@@ -165,7 +172,9 @@ def _checked(s: Sampling) -> Sampling:
     if s.top_k is not None and s.top_k < 1:
         raise ConfigError("top-k", expected=">= 1", got=str(s.top_k))
     if (s.top_p is not None or s.top_k is not None) and s.temperature == 0 and not s.filtered_confidence:
-        raise ConfigError("top-p / top-k", expected="a temperature above 0", got="temperature 0", remedy="add --temperature")
+        raise ConfigError(
+            "top-p / top-k", expected="a temperature above 0", got="temperature 0", remedy="add --temperature"
+        )
     return s
 
 
@@ -214,7 +223,9 @@ def _fast_dream(said: Said, traits: Traits, gen_length: int) -> Strategy:
         if gen_length % steps:
             raise ConfigError("steps", expected=f"a divisor of the {gen_length} tokens to decode", got=str(steps))
         policy = catalog.parse("policy", f"dream_carry(steps={steps}, threshold={threshold!r})")
-        return Strategy(catalog.parse("schedule", "whole"), policy, catalog.parse("cache", "none"), None, sampling, False, True)
+        return Strategy(
+            catalog.parse("schedule", "whole"), policy, catalog.parse("cache", "none"), None, sampling, False, True
+        )
     block = said.take("block_length", BLOCK)
     _divides(gen_length, block, steps)
     kept = "confidence_threshold" if alg == "confidence_threshold" else "entropy"

@@ -1,8 +1,8 @@
 """Conditional log-likelihood of an answer under a masked diffusion LM: LLaDA's Monte-Carlo bound.
 
-Enters: prompt and answer ids. Leaves: an estimate of log p(answer | prompt), in nats. Each round masks a stratified number
-of answer tokens per row and sums cross-entropy / mask ratio over the masked ones.
-Source: LLaDA, arXiv 2502.09992, eq. 14 and Algorithm 3; get_log_likelihood.py of the reference.
+Enters: prompt and answer ids. Leaves: an estimate of log p(answer | prompt), in nats. Each round masks a stratified
+number of answer tokens per row and sums cross-entropy / mask ratio over the masked ones. Source: LLaDA, arXiv
+2502.09992, eq. 14 and Algorithm 3; get_log_likelihood.py of the reference.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ def strata(first: int, rows: int, length: int) -> Tensor:
 
 
 def noisy_rows(prompt: Tensor, answer: Tensor, rows: int, mask_id: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-    """One round of the forward process: ids [rows, P + A] with answer tokens masked, and the mask ratio per row [rows]."""
+    """One round of the forward process: ids [rows, P + A] with answer tokens masked, and the mask ratio per row
+    [rows].
+    """
     length = answer.shape[0]
     first = int(torch.randint(1, length + 1, (), generator=rng))
     counts = strata(first, rows, length)
@@ -66,7 +68,7 @@ def round_value(
 
 def _states(denoiser: TransformerDenoiser, ids: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     hidden = denoiser.model(ids.to(denoiser.device))
-    return hidden[rows, denoiser.support(columns)]  # type: ignore[no-any-return]
+    return hidden[rows, denoiser.support(columns)]
 
 
 def log_likelihood(

@@ -1,7 +1,8 @@
 """Replay recorded cases of the reference implementations and compare: ids and NFE exactly, logits within a tolerance.
 
 Enters: a directory tree with config.json, model.safetensors, cases.json and logits.safetensors per folder. Leaves: one
-result per case. Sequences are decoded without padding; masked columns of a recorded batch are put back for the comparison.
+result per case. Sequences are decoded without padding; masked columns of a recorded batch are put back for the
+comparison.
 """
 
 from __future__ import annotations
@@ -117,7 +118,9 @@ def _read(folder: Path) -> tuple[Path, dict[str, Any]]:
         cases, family = data["cases"], data["family"]
         labels = [(c["id"], c["kind"], c["reference"]) for c in cases]
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as e:
-        raise InputError(f"{folder / 'cases.json'}", expected="JSON with family and cases (id, kind, reference)", got=repr(e)) from e
+        raise InputError(
+            f"{folder / 'cases.json'}", expected="JSON with family and cases (id, kind, reference)", got=repr(e)
+        ) from e
     if not labels:
         raise InputError(f"{folder / 'cases.json'}", expected="at least one case", got="none")
     if family not in REFERENCES:
@@ -246,13 +249,13 @@ class _Traced:
     """A denoiser that notes each call: rows per lane and mask ids among them."""
 
     def __init__(self, inner: TransformerDenoiser) -> None:
-        self.inner, self.calls = inner, []
+        self.inner = inner
         self.traits, self.head, self.layers, self.device = inner.traits, inner.head, inner.layers, inner.device
         self.support, self.new_store, self.grow_store = inner.support, inner.new_store, inner.grow_store
         self.calls: list[list[int]] = []
 
     def __call__(self, batch: Batch, store: KVStore) -> Forwarded:
-        self.calls.append([batch.ids.numel() // len(batch.lanes), int((batch.ids == self.traits.mask_id).sum())])
+        self.calls.append([batch.ids.numel() // len(batch.lanes), int(batch.ids.eq(self.traits.mask_id or 0).sum())])
         return self.inner(batch, store)
 
 
@@ -286,22 +289,33 @@ def _generate(denoiser: TransformerDenoiser, family: str, case: dict[str, Any]) 
 
 def _request(id: str, prompt: list[int], length: int, strategy: Strategy, seed: int, traits: Traits) -> Request:
     """Prompt and holes; a mask id inside the prompt is a hole too, as the published samplers treat it."""
+    assert traits.mask_id is not None
     canvas = torch.tensor(prompt + [traits.mask_id] * length)
-    return Request(id, canvas, canvas != traits.mask_id, len(prompt), strategy, seed=seed, cohort="batch")
+    return Request(id, canvas, canvas.ne(traits.mask_id), len(prompt), strategy, seed=seed, cohort="batch")
 
 
 def _strategy(traits: Traits, family: str, reference: str, s: dict[str, Any]) -> Strategy:
     """The profile of a recorded case, with its settings as options."""
     profile = {"ml_gsai_generate": "llada", "dream_hf": "dream"}.get(reference, "fast-dllm")
-    names = ("gen_length", "steps", "block_length", "threshold", "factor", "remasking", "alg", "alg_temp", "eps", "top_k")
+    names = (
+        "gen_length",
+        "steps",
+        "block_length",
+        "threshold",
+        "factor",
+        "remasking",
+        "alg",
+        "alg_temp",
+        "eps",
+        "top_k",
+    )
     given = {k: s[k] for k in names if s.get(k) is not None}
     given |= {"cache": s["cache"]} if s.get("cache") else {}
     given |= {"cfg_scale": s["cfg_scale"]} if s.get("cfg_scale") else {}
     options = DecodeOptions(profile=profile, temperature=s["temperature"], **given)
     strategy = lenient(options, traits, family, s["gen_length"])
-    eos, eot = s.get("eos_id"), s.get("eot_id")
-    suppress = (eos,) if s.get("logits_eos_inf") else ()
-    demote = (eos, eot) if s.get("confidence_eos_eot_inf") else ()
+    suppress = (s["eos_id"],) if s.get("logits_eos_inf") else ()
+    demote = (s["eos_id"], s["eot_id"]) if s.get("confidence_eos_eot_inf") else ()
     return replace(strategy, sampling=replace(strategy.sampling, suppress=suppress, demote=demote))
 
 
@@ -309,7 +323,9 @@ def _differences(found: list[list[int]], calls: int, expected: dict[str, Any]) -
     problems = []
     for i, (ours, theirs) in enumerate(zip(found, expected["sequences"], strict=True)):
         if ours != theirs:
-            at = next((j for j, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), min(len(ours), len(theirs)))
+            at = next(
+                (j for j, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), min(len(ours), len(theirs))
+            )
             problems.append(f"row {i} differs first at position {at}")
     if calls != expected["nfe"]:
         problems.append(f"nfe {calls}, expected {expected['nfe']}")

@@ -1,1 +1,1 @@
-"""Models: one transformer, families (config mapping, tensor names, traits, recommended settings), loading and saving."""
+"""Models: one transformer; families (config, tensor names, traits, recommended settings); loading and saving."""

@@ -16,7 +16,9 @@ from unmask.ops import attention as attn_op
 
 
 class KVStore:
-    """Preallocated keys (after RoPE) and values: per layer [slots, KV, rows, D]. Written in place, never concatenated."""
+    """Preallocated keys (after RoPE) and values: per layer [slots, KV, rows, D]. Written in place, never
+    concatenated.
+    """
 
     def __init__(self, model: Transformer, slots: int, rows: int) -> None:
         cfg, like = model.cfg, model.head_weight

@@ -64,12 +64,18 @@ class LLaDAConfig(_PublishedConfig):
     defaults = llada.DEFAULTS
     attribute_map = {"hidden_size": "d_model", "num_attention_heads": "n_heads", "num_hidden_layers": "n_layers"}  # noqa: RUF012
 
+    def __init__(self, **kwargs: Any) -> None:  # its own: transformers 5 replaces an inherited one
+        super().__init__(**kwargs)
+
 
 class DreamConfig(_PublishedConfig):
     """`model_type: Dream`."""
 
     model_type = "Dream"
     defaults = dream.DEFAULTS
+
+    def __init__(self, **kwargs: Any) -> None:  # its own: transformers 5 replaces an inherited one
+        super().__init__(**kwargs)
 
 
 class _DiffusionLM(PreTrainedModel):

@@ -32,7 +32,7 @@ TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "tokenizer_config.json")
 
 @dataclass(frozen=True)
 class LoadedCheckpoint:
-    """What a checkpoint is, ready to decode. `traits.eos_ids`: EOS first, then what else ends an answer.
+    """What a checkpoint is, ready to decode.
 
     Args:
         config: config.json as published. path: the local directory.
@@ -98,7 +98,7 @@ def inspect(directory: Path, override: Mapping[str, Any] | None = None) -> Inspe
     """All checks of a local checkpoint, from config.json (or `override`) and headers only."""
     config = dict(override) if override is not None else read_config(directory)
     family = find_family(config)
-    shape, traits = family.to_transformer(config), _with_turn_ends(directory, family, family.traits(config))
+    shape, traits = family.to_transformer(config), _with_generation_eos(directory, family.traits(config))
     tensors = {n: s for n, s in find_tensors(directory).items() if not ROTARY.search(n)}
     tied_copy = _tied_copy(directory, family, shape, tensors)
     parts = match(directory, tuple(pieces(family.names, shape)), tensors)
@@ -159,30 +159,14 @@ def _asked(repo: str, revision: str | None, ask: Callable[[Any], Path]) -> Path:
     raise CheckpointError(f"model {repo}", expected="a directory or a hub id", got=got, remedy=remedy)
 
 
-def _with_turn_ends(directory: Path, family: Family, traits: Traits) -> Traits:
-    """EOS ids of generation_config.json and the tokenizer's turn-end tokens count as well, after the config's own."""
+def _with_generation_eos(directory: Path, traits: Traits) -> Traits:
+    """EOS ids of generation_config.json count as well, after the config's own (instruct models name theirs there)."""
     path = directory / "generation_config.json"
     eos = read_json(path).get("eos_token_id") if path.is_file() else None
     ids = eos if isinstance(eos, list) else [] if eos is None else [eos]
     if not all(type(i) is int and i >= 0 for i in ids):
         raise CheckpointError(f"{path}: eos_token_id", expected="an id, a list of ids, or null", got=repr(eos))
-    special = special_tokens(directory) if family.turn_end else {}
-    ends = [special[token] for token in family.turn_end if token in special]
-    return replace(traits, eos_ids=tuple(dict.fromkeys((*traits.eos_ids, *ids, *ends))))
-
-
-def special_tokens(directory: Path) -> dict[str, int]:
-    """The tokenizer's added tokens by their text, from its JSON files; empty without a tokenizer."""
-    path = directory / "tokenizer_config.json"
-    table = read_json(path).get("added_tokens_decoder") if path.is_file() else None
-    if isinstance(table, dict):
-        return {
-            v["content"]: int(k) for k, v in table.items() if k.isdecimal() and isinstance(v, dict) and "content" in v
-        }
-    path = directory / "tokenizer.json"
-    listed = read_json(path).get("added_tokens") if path.is_file() else None
-    found = [v for v in listed if isinstance(v, dict)] if isinstance(listed, list) else []
-    return {v["content"]: v["id"] for v in found if isinstance(v.get("content"), str) and type(v.get("id")) is int}
+    return replace(traits, eos_ids=tuple(dict.fromkeys((*traits.eos_ids, *ids))))
 
 
 def _tied_copy(

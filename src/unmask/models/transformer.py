@@ -2,7 +2,8 @@
 
 Enters: token ids and absolute positions. Leaves: hidden states after the final norm (no logits: `denoiser.py` picks the
 rows that must speak first). Two ways in share every layer: `forward` runs dense batches [B, T] (training, likelihood),
-`rows` runs packed query rows of many sequences against a KV store (decoding). They differ only in the attention callback.
+`rows` runs packed query rows of many sequences against a KV store (decoding). They differ only in the attention
+callback.
 """
 
 from __future__ import annotations
@@ -81,7 +82,9 @@ class Layer(nn.Module):
             self.q_norm = nn.Parameter(torch.ones(cfg.q_dim if full else cfg.head_dim))
             self.k_norm = nn.Parameter(torch.ones(cfg.kv_dim if full else cfg.head_dim))
 
-    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], attend: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor:
+    def forward(
+        self, x: Tensor, rope: tuple[Tensor, Tensor], attend: Callable[[Tensor, Tensor, Tensor], Tensor]
+    ) -> Tensor:
         """x [..., C] -> [..., C]; `attend` maps q [..., H, D], k and v [..., KV, D] to [..., H, D]."""
         q, k, v = self.project(x, rope)
         x = x + self.out(attend(q, k, v).flatten(-2))
@@ -116,7 +119,7 @@ class Transformer(nn.Module):
         return self.embed.weight if self.head is None else self.head.weight
 
     def init_weights(self, seed: int, std: float = 0.02) -> None:
-        """Normal(0, std) for every matrix, with the two residual outputs scaled by 1/sqrt(2 * layers) (GPT-2's rule)."""
+        """Normal(0, std) for every matrix, the two residual outputs scaled by 1/sqrt(2 * layers) (GPT-2's rule)."""
         gen = torch.Generator().manual_seed(seed)
         depth = (2 * self.cfg.layers) ** -0.5
         with torch.no_grad():
@@ -128,7 +131,9 @@ class Transformer(nn.Module):
                     p.copy_(torch.randn(p.shape, generator=gen) * scale)
 
     def rope(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """cos, sin for absolute positions [...]: each [..., 1, D], float32 or cast to `dtype` by the checkpoint's rule."""
+        """cos, sin for absolute positions [...]: each [..., 1, D], float32 or cast to `dtype` by the checkpoint's
+        rule.
+        """
         return rope_table(positions, self.cfg.head_dim, self.cfg.rope_theta, None if self.cfg.rope_float32 else dtype)
 
     def embed_ids(self, ids: Tensor) -> Tensor:

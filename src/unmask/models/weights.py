@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from unmask.core.errors import CheckpointError
 
@@ -166,21 +166,16 @@ def _entries(path: Path, header: Mapping[str, Any], body: int) -> dict[str, Stor
 
 
 def _entry(path: Path, name: str, entry: Any) -> tuple[str, tuple[int, ...], tuple[int, int]]:
-    fields = (entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")) if isinstance(entry, dict) else ()
-    if (
-        len(fields) == 3
-        and isinstance(fields[0], str)
-        and _naturals(fields[1])
-        and _naturals(fields[2])
-        and len(fields[2]) == 2
-    ):
-        return fields[0], tuple(fields[1]), (fields[2][0], fields[2][1])
+    given = entry if isinstance(entry, dict) else {}
+    dtype, shape, span = given.get("dtype"), given.get("shape"), given.get("data_offsets")
+    if isinstance(dtype, str) and _naturals(shape) and _naturals(span) and len(span) == 2:
+        return dtype, tuple(shape), (span[0], span[1])
     raise CheckpointError(
         f"{path}: {name}", expected="dtype, shape and data_offsets", got="a damaged entry", remedy=AGAIN
     )
 
 
-def _naturals(value: Any) -> bool:
+def _naturals(value: Any) -> TypeGuard[list[int]]:
     return isinstance(value, list) and all(type(n) is int and n >= 0 for n in value)
 
 

@@ -1,15 +1,17 @@
 """What a user asks for besides the prompt, checked once, and the forms a prompt may have.
 
-Enters: keyword arguments. Leaves: a frozen `Ask` (answer length, template, seeds, stops, constraints, decoding options) and
-prompts as a list.
+Enters: keyword arguments. Leaves: a frozen `Ask` (length, template, seeds, stops, constraints, decoding options) and
+the prompts as a list.
 """
 
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from types import NoneType
+from typing import Any, get_args, get_type_hints
 
 from unmask.core.errors import ConfigError, RequestError
 from unmask.engine.options import DecodeOptions
@@ -41,7 +43,7 @@ class Ask:
     max_tokens: int | None = None
     seed: int = 0
     samples: int = 1
-    stop: tuple[str, ...] = ()
+    stop: str | Sequence[str] = ()
     constraints: str | Mapping[int, str] = ""
     template: str | None = None
     options: DecodeOptions = field(default_factory=DecodeOptions)
@@ -51,8 +53,6 @@ class Ask:
             whole("max_tokens", self.max_tokens, 1)
         whole("seed", self.seed, 0, SEED_LIMIT - 1)
         whole("samples", self.samples, 1)
-        if isinstance(self.stop, str):
-            object.__setattr__(self, "stop", (self.stop,))
         if self.system is not None and self.chat is False:
             raise RequestError("system", expected="a chat template to put it in", got="the raw form")
         if self.template is not None and self.constraints:
@@ -62,6 +62,7 @@ class Ask:
                 got="both",
                 remedy="Write the words into the template.",
             )
+        _check_kinds(self.options)
         length = self.options.gen_length
         if None not in (self.max_tokens, length) and self.max_tokens != length:
             raise RequestError(
@@ -72,6 +73,11 @@ class Ask:
     def length(self) -> int | None:
         """The answer length asked for, None if nothing was said."""
         return self.max_tokens if self.max_tokens is not None else self.options.gen_length
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """The stop strings; a single text is one of them."""
+        return (self.stop,) if isinstance(self.stop, str) and self.stop else tuple(self.stop)
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> Ask:
@@ -93,6 +99,17 @@ class Ask:
         return replace(ask, options=options)
 
 
+def _check_kinds(options: DecodeOptions) -> None:
+    """Refuses options of the wrong type, and numbers that are no numbers."""
+    hints = get_type_hints(DecodeOptions)
+    for name, value in options.said().items():
+        kind = next(k for k in get_args(hints[name]) if k is not NoneType)
+        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        if not (number if kind is float else type(value) is kind):
+            wanted = {float: "a number", int: "an integer", bool: "True or False", str: "text"}[kind]
+            raise ConfigError(name.replace("_", "-"), expected=wanted, got=repr(value))
+
+
 def whole(name: str, value: Any, low: int, high: int | None = None) -> int:
     """An integer of at least `low`, or a RequestError."""
     if type(value) is not int or value < low or (high is not None and value > high):
@@ -102,7 +119,7 @@ def whole(name: str, value: Any, low: int, high: int | None = None) -> int:
 
 
 def as_prompts(prompts: Prompt | Sequence[Prompt]) -> tuple[list[Prompt], bool]:
-    """Prompts as a list, and whether a single one was given. A list of texts is many, a list of ids or messages is one."""
+    """Prompts as a list, and whether one was given. A list of texts is many, a list of ids or messages is one."""
     if isinstance(prompts, str) or (prompts and isinstance(prompts[0], int | Mapping)):
         return [prompts], True  # type: ignore[list-item]
     if not prompts:

@@ -1,13 +1,14 @@
 """A conversation: messages in, answers out, one history rule per profile.
 
-Default: every turn writes the whole message list through the template anew. `llada`, as the published chat keeps it: a turn
-templates only the new message, drops its first id (BOS) after the first turn and appends to the running ids; after the
-answer the history is the whole canvas without any EOS id, also inside the user's own text.
+Default: every turn writes the whole message list through the template anew. `llada`, as the published chat keeps it: a
+turn templates only the new message, drops its first id (BOS) after the first turn and appends to the running ids; after
+the answer the history is the whole canvas without any EOS id, also inside the user's own text.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -16,7 +17,7 @@ from unmask.core.events import Event
 from unmask.pipeline.ask import Ask, Prompt
 from unmask.pipeline.generation import Generation
 from unmask.pipeline.model import Model
-from unmask.pipeline.request import need_codec, prepare_one
+from unmask.pipeline.request import Prepared, need_codec, prepare_one
 
 Rule = Literal["default", "llada"]
 
@@ -57,12 +58,12 @@ class ChatSession:
         prepared = prepare_one(self.model, *self._prompt(text, ask), f"turn-{len(self.messages) // 2}")
         return self._turn(text, prepared)
 
-    def _turn(self, text: str, prepared: Any) -> Iterator[Event]:
+    def _turn(self, text: str, prepared: Prepared) -> Iterator[Event]:
         collect = self.model.collector([prepared])
-        events = self.model.events([prepared])
-        for event in events:
-            collect(event)
-            yield event
+        with closing(self.model.events([prepared])) as events:
+            for event in events:
+                collect(event)
+                yield event
         self._keep(text, collect.generations[prepared.request.id])
 
     # ---- history -----------------------------------------------------------------------------------------------------
@@ -79,7 +80,8 @@ class ChatSession:
         first = not self.ids
         messages = [_message("system", system)] if first and system is not None else []
         new = need_codec(self.model).encode_chat([*messages, _message("user", text)])
-        return new if first else self.ids + new[1:]
+        bos = need_codec(self.model).named("bos_token")
+        return new if first else self.ids + (new[1:] if new[0] == bos else new)
 
     def _keep(self, text: str, answer: Generation) -> None:
         if self.rule == "llada":

@@ -1,7 +1,7 @@
 """Answers read from the event stream.
 
-Enters: prepared requests and their events. Leaves: one `Generation` per request, with honest counts: tokens a reader sees and
-the model wrote, without prompt, given words, EOS and padding.
+Enters: prepared requests and their events. Leaves: one `Generation` per request, with honest counts: tokens that a
+reader sees and the model wrote, without prompt, given words, EOS and padding.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ class Generation:
         ids: the answer's tokens up to its end, given words included.
         finish_reason: "stop" (EOS, end of turn or a stop string), "length", or "cancelled".
         nfe: forwards in which this request took part.
-        completion_tokens: visible tokens the model wrote. seconds: from its first forward to its last, beside the others.
+        completion_tokens: visible tokens the model wrote.
+        seconds: wall time from its admission to its end, beside the others.
         settings: what it was decoded with and who decided it.
         canvas: every position with its step and confidence.
     """

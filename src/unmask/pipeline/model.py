@@ -5,11 +5,11 @@ Enters: a source (nothing, a directory, a hub id, or `random:SHAPE`) and prompts
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from unmask.core.errors import CheckpointError
 from unmask.core.events import Event, tee
@@ -21,7 +21,7 @@ from unmask.models.family import Family, Recommended, find_family
 from unmask.models.load import load_model
 from unmask.models.recommend import recommended
 from unmask.models.shapes import random_model
-from unmask.pipeline.ask import Ask, Prompt, as_prompts
+from unmask.pipeline.ask import Ask, Prompt, as_prompts, whole
 from unmask.pipeline.generation import Collector, Generation
 from unmask.pipeline.request import Prepared, prepare, prepare_one
 from unmask.text.codec import Codec
@@ -29,6 +29,7 @@ from unmask.text.codec import Codec
 if TYPE_CHECKING:
     import torch
 
+Events = Generator[Event, None, None]
 EMBEDDED = "nano"
 RANDOM = "random:"
 
@@ -93,14 +94,14 @@ class Model:
         """Checked requests for prompts, with their settings; keywords as in `generate`."""
         return prepare(self, as_prompts(prompts)[0], Ask.of(given))
 
-    def stream(self, prompts: Prompt | Sequence[Prompt], **given: Any) -> Iterator[Event]:
+    def stream(self, prompts: Prompt | Sequence[Prompt], **given: Any) -> Events:
         """Events of all prompts, decoded together; keywords as in `generate`. Input is checked before the first event.
 
         Closing the iterator cancels what is still running.
         """
         return self.events(self.prepare(prompts, **given))
 
-    def events(self, prepared: Sequence[Prepared]) -> Iterator[Event]:
+    def events(self, prepared: Sequence[Prepared]) -> Events:
         """Events of prepared requests, decoded together."""
         engine = Engine(self.denoiser, self.slots)
         for one in prepared:
@@ -111,16 +112,27 @@ class Model:
         """A sink that turns the events of these requests into `Generation`s."""
         return Collector(prepared, self.codec, self.traits)
 
+    @overload
     def generate(
-        self, prompts: Prompt | Sequence[Prompt], *, sinks: Sequence[Sink] = (), **given: Any
+        self, prompts: str, *, samples: Literal[1] = 1, sinks: Sequence[Sink] = (), **given: Any
+    ) -> Generation: ...
+
+    @overload
+    def generate(
+        self, prompts: Prompt | Sequence[Prompt], *, samples: int = 1, sinks: Sequence[Sink] = (), **given: Any
+    ) -> Generation | list[Generation]: ...
+
+    def generate(
+        self, prompts: Prompt | Sequence[Prompt], *, samples: int = 1, sinks: Sequence[Sink] = (), **given: Any
     ) -> Generation | list[Generation]:
         """Answers for one prompt or many, decoded together.
 
         Args:
             prompts: a text, chat messages, or ids; or a list of such.
+            samples: answers per prompt; the k-th has seed + k.
             sinks: see every event as it happens (a live canvas, a recorder).
-            given: fields of `Ask` (chat, system, max_tokens, seed, samples, stop, constraints, template) and of
-                `DecodeOptions` (steps, block_length, threshold, policy, cache, temperature ...).
+            given: fields of `Ask` (chat, system, max_tokens, seed, stop, constraints, template) and of `DecodeOptions`
+                (steps, block_length, threshold, policy, cache, temperature ...).
 
         Returns:
             One `Generation` for one prompt with one sample, else a list: prompt by prompt, sample by sample.
@@ -130,7 +142,7 @@ class Model:
             RunError: a request that failed on the way.
         """
         many, single = as_prompts(prompts)
-        prepared = prepare(self, many, Ask.of(given))
+        prepared = prepare(self, many, Ask.of({**given, "samples": samples}))
         collect = self.collector(prepared)
         for event in tee(self.events(prepared), *sinks):
             collect(event)
@@ -138,7 +150,7 @@ class Model:
         return found[0] if single and len(found) == 1 else found
 
 
-def _until_closed(engine: Engine, ids: list[str]) -> Iterator[Event]:
+def _until_closed(engine: Engine, ids: list[str]) -> Events:
     try:
         yield from engine.run()
     finally:
@@ -164,6 +176,7 @@ def load(
     Raises:
         InputError: a source that is missing, damaged, foreign or inconsistent.
     """
+    whole("slots", slots, 1)
     if isinstance(source, str) and source.startswith(RANDOM):
         return _random(source, dtype, device, slots)
     found = load_model(embedded() if source is None else source, revision, dtype, device)
@@ -190,6 +203,16 @@ def _random(source: str, dtype: str | torch.dtype, device: str | torch.device, s
     model, config = random_model(source.removeprefix(RANDOM), dtype=dtype, device=device)
     family = find_family(config)
     return Model(TransformerDenoiser(model, family.traits(config)), None, family, config, source, None, slots)
+
+
+@overload
+def generate(prompt: str, model: Model | str | Path | None = None, **given: Any) -> Generation: ...
+
+
+@overload
+def generate(
+    prompt: Prompt | Sequence[Prompt], model: Model | str | Path | None = None, **given: Any
+) -> Generation | list[Generation]: ...
 
 
 def generate(

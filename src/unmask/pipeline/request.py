@@ -1,6 +1,6 @@
 """A prompt and an `Ask` become a `Request`: ids, holes, fixed positions, stops; every length is checked here.
 
-Enters: one prompt. Leaves: `Prepared` (the request, its settings, its stop strings), or a `RequestError` with the numbers.
+Enters: one prompt. Leaves: `Prepared` (request, settings, stop strings), or a `RequestError` with the numbers.
 """
 
 from __future__ import annotations
@@ -71,13 +71,14 @@ def prepare_one(model: Model, prompt: Prompt, ask: Ask, id: str) -> Prepared:
         given = [None] * length
         for position, token in _constraints(model, ask, length).items():
             given[position] = token
+    stops = _stops(model, ask, chat, floor=max((i + 1 for i, t in enumerate(given) if t is not None), default=0))
     request = Request(
         id=id,
         canvas=torch.tensor([*ids, *(_hole(model) if t is None else t for t in given)], dtype=torch.int64),
         fixed=torch.tensor([True] * len(ids) + [t is not None for t in given]),
         prompt_len=len(ids),
         strategy=settings.strategy,
-        stop=(stops := _stops(model, ask, chat)),
+        stop=stops,
         seed=ask.seed,
     )
     return Prepared(request, settings, stops)
@@ -103,7 +104,7 @@ def prompt_ids(model: Model, prompt: Prompt, ask: Ask, chat: bool) -> list[int]:
         RequestError: an empty prompt, no tokenizer, no template, or an id the model does not have.
     """
     if is_ids(prompt):
-        ids = [int(i) for i in prompt]  # type: ignore[call-overload, arg-type]
+        ids = [int(i) for i in prompt]  # type: ignore[arg-type]
     elif chat:
         ids = need_codec(model).encode_chat(messages_of(prompt, ask.system))
     else:
@@ -187,14 +188,14 @@ def _constraints(model: Model, ask: Ask, length: int) -> dict[int, int]:
     return words.place(ask.constraints, need_codec(model), length) if ask.constraints else {}
 
 
-def _stops(model: Model, ask: Ask, chat: bool) -> StopStrings | None:
+def _stops(model: Model, ask: Ask, chat: bool, floor: int) -> StopStrings | None:
     """The user's stop strings and, in a chat of the default profile, the end of a turn."""
     if model.codec is None:
-        if ask.stop:
+        if ask.stops:
             need_codec(model)
         return None
     ends = model.turn_ends if chat and ask.options.profile == "default" else ()
-    return StopStrings(model.codec, ask.stop, ends) if ask.stop or ends else None
+    return StopStrings(model.codec, ask.stops, ends, floor) if ask.stops or ends else None
 
 
 def _hole(model: Model) -> int:

@@ -1,7 +1,7 @@
 """From "nothing said" to a complete strategy: the user's word, then the checkpoint's, then the profile's default.
 
-Enters: the user's options, the checkpoint's recommended settings, the answer length. Leaves: a `Strategy` and a table that
-says for every setting what it is and who decided it.
+Enters: the user's options, the checkpoint's recommended settings, the answer length. Leaves: a `Strategy`, and a table
+that says for every setting what it is and who decided it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from unmask.core import catalog
-from unmask.core.errors import ConfigError
+from unmask.core.errors import CheckpointError, ConfigError
 from unmask.engine.options import DecodeOptions
 from unmask.engine.profiles import build
 
@@ -22,6 +22,7 @@ GIVEN, CHECKPOINT, DEFAULT = "given", "checkpoint", "default"
 SCHEDULE = ("schedule", "block_length")
 POLICY = ("policy", "steps", "threshold", "factor", "remasking", "alg", "alg_temp", "eps")
 NUMBERS = ("steps", "threshold", "factor")
+AXES = ("schedule", "policy")
 SAMPLING = ("temperature", "top_p", "top_k")
 
 
@@ -53,7 +54,7 @@ def resolve(
         (options, set()) if options.profile != "default" else _merge(options, advice, said, traits.mask_id is not None)
     )
     strategy = build(merged, traits, family, gen_length)
-    who = {name: GIVEN for name in said} | dict.fromkeys(by_checkpoint - said, CHECKPOINT)
+    who = dict.fromkeys(said, GIVEN) | dict.fromkeys(by_checkpoint - said, CHECKPOINT)
     length = (
         GIVEN if asked else CHECKPOINT if options.profile == "default" and gen_length == advice.gen_length else DEFAULT
     )
@@ -63,20 +64,26 @@ def resolve(
 def _merge(options: DecodeOptions, advice: Recommended, said: set[str], paired: bool) -> tuple[DecodeOptions, set[str]]:
     """The user's options with the checkpoint's word where they are silent, and the names it decided.
 
-    Schedule and policy are recommended as a pair. A number the pair has (steps, threshold, block length ...) is put into
+    Schedule and policy are recommended as a pair. A number the pair has (steps, threshold, block length) is put into
     it; any other choice on these two axes replaces the pair. Not `paired`: the model leaves no choice on them.
     """
     pair = _pair(advice, options, said) if paired else {}
     found: dict[str, Any] = {**pair} if "cache" in said else {**pair, "cache": advice.cache}
+    unknown = sorted({*advice.sampling} - {f.name for f in fields(options)})
+    if unknown:
+        raise CheckpointError(
+            "recommended.sampling of the checkpoint", expected="names of decoding options", got=", ".join(unknown)
+        )
     sampling = {k: v for k, v in advice.sampling.items() if v is not None and k not in said and (pair or k in SAMPLING)}
     if options.temperature == 0:
         sampling = {k: v for k, v in sampling.items() if k not in SAMPLING}
-    inside = dict.fromkeys(("block_length", *NUMBERS)) if pair else {}
-    return replace(options, **inside, **found, **sampling), {*found, *sampling}
+    inside: dict[str, Any] = dict.fromkeys(("block_length", *NUMBERS)) if pair else {}
+    decided = {*found, *sampling} | (set() if paired else {*AXES})
+    return replace(options, **{**inside, **found, **sampling}), decided
 
 
 def _pair(advice: Recommended, options: DecodeOptions, said: set[str]) -> dict[str, str]:
-    """The recommended schedule and policy as full specs with the user's numbers in them; {} if the user chose others."""
+    """The recommended schedule and policy as specs with the user's numbers in them; {} if the user chose others."""
     schedule, policy = catalog.parse("schedule", advice.schedule), catalog.parse("policy", advice.policy)
     if said & ({*SCHEDULE, *POLICY} - {"block_length", *NUMBERS}):
         return {}

@@ -1,1 +1,1 @@
-"""str to ids and back: tokenizer, chat templates, stop strings, constraints, infill templates. The only room with strings."""
+"""str <-> ids: tokenizer, chat templates, stop strings, constraints, infilling. The only room with strings."""

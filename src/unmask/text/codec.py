@@ -2,7 +2,7 @@
 
 Enters: text or chat messages. Leaves: ids, and text again. Encoding adds nothing: no BOS, no EOS, no padding; a chat
 template writes what it wants itself. Special tokens typed inside a text are read as special tokens, as the published
-tokenizers do; a mask token typed in a prompt is still only text to the decoder, which knows holes by position, not by id.
+tokenizers do; a mask token typed in a prompt is no hole to the decoder, which knows holes by position, not by id.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Words fixed in the answer: "3:apple, 7:pear" puts the tokens of " apple" at answer position 3 and on.
 
-Enters: the text (or a mapping position -> word), the codec, the answer's length. Leaves: {answer position: id}. Each word is
-encoded with a leading space, as in the published demo; where that demo skips a bad part silently, it is refused here.
+Enters: the text (or a mapping position -> word), the codec, the answer's length. Leaves: {answer position: id}. Each
+word is encoded with a leading space, as in the published demo; a bad part, which that demo skips silently, is refused.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The tokenizer of a checkpoint directory, read without its code and, where possible, without transformers.
 
 Enters: a directory. Leaves: `TokenizerFiles` (a `tokenizers.Tokenizer`, the named special tokens, the chat templates).
-Three doors, in this order: `tokenizer.json`; `vocab.json` + `merges.txt` of the Qwen2 kind (Dream ships only these, with a
-class of its own that would be remote code); anything else goes through transformers' AutoTokenizer.
+Three doors, in this order: `tokenizer.json`; `vocab.json` + `merges.txt` of the Qwen2 kind (Dream ships only these,
+with a class of its own that would be remote code); anything else goes through transformers' AutoTokenizer.
 """
 
 from __future__ import annotations

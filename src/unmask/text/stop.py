@@ -19,10 +19,11 @@ class StopStrings:
     Args:
         strings: texts that end an answer; one that is a special token's name stops at that token.
         ids: tokens that end an answer (a turn's end).
+        floor: such a token before this answer position ends nothing: given text still follows there.
     """
 
-    def __init__(self, codec: Codec, strings: Iterable[str] = (), ids: Iterable[int] = ()) -> None:
-        self._codec = codec
+    def __init__(self, codec: Codec, strings: Iterable[str] = (), ids: Iterable[int] = (), floor: int = 0) -> None:
+        self._codec, self._floor = codec, floor
         texts, tokens = [], set(ids)
         for text in strings:
             if not isinstance(text, str) or not text:
@@ -39,7 +40,7 @@ class StopStrings:
 
     def __call__(self, settled: Sequence[int]) -> int | None:
         """The number of tokens up to the end of the answer: a stop token is left out, a stop string is inside."""
-        by_id = next((i for i, token in enumerate(settled) if token in self.ids), None)
+        by_id = next((i for i, t in enumerate(settled) if t in self.ids and i >= self._floor), None)
         ids = settled if by_id is None else settled[:by_id]
         if not self._found(self._codec.decode(ids)):
             return by_id

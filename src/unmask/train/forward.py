@@ -6,10 +6,12 @@ packed into one flat row; only attention sees the padded shape. Activation check
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
@@ -26,26 +28,30 @@ class Net:
     Args:
         model: the transformer.
         checkpointing: recompute each layer in the backward pass instead of keeping its activations.
+        compiled: fuse the pointwise work of a layer by torch.compile (a C++ compiler is needed on the CPU); attention
+            stays outside. About a fifth faster for small models on a CPU.
     """
 
     model: Transformer
     checkpointing: bool = False
+    compiled: bool = False
 
     def hidden(self, ids: Tensor, key_mask: Tensor, at: Tensor) -> Tensor:
         """Hidden states after the final norm at the rows where `at` [B, T] is True: [n, C], in row-major order."""
         flat = key_mask.reshape(-1).nonzero().squeeze(1)
         positions = torch.arange(ids.shape[1], device=ids.device).repeat(ids.shape[0])[flat]
         x = self.model.embed_ids(ids.reshape(-1)[flat])
-        attend = _Attend(key_mask)
-        for i in range(self.model.cfg.layers):
-            x = self._layer(x, positions, attend, i)
+        rope, attend = self.model.rope(positions, x.dtype), _Attend(key_mask)
+        for layer in self.model.layers:
+            x = self._layer(layer, x, rope, attend)
         return self.model.norm(x[at.reshape(-1)[flat]])
 
-    def _layer(self, x: Tensor, positions: Tensor, attend: _Attend, i: int) -> Tensor:
-        one = range(i, i + 1)
-        if not self.checkpointing:
-            return self.model.run(x, positions, attend, one)
-        out = checkpoint(self.model.run, x, positions, attend, one, use_reentrant=False)
+    def _layer(self, layer: nn.Module, x: Tensor, rope: tuple[Tensor, Tensor], attend: _Attend) -> Tensor:
+        run = _compiled_layer() if self.compiled else _run_layer
+        if self.checkpointing:
+            out = checkpoint(run, layer, x, rope, attend, use_reentrant=False)
+        else:
+            out = run(layer, x, rope, attend)
         assert isinstance(out, Tensor)
         return out
 
@@ -64,13 +70,26 @@ class Net:
         return F.cross_entropy(self.model.logits(hidden).float(), target, reduction="none")
 
 
+def _run_layer(layer: nn.Module, x: Tensor, rope: tuple[Tensor, Tensor], attend: _Attend) -> Tensor:
+    out = layer(x, rope, attend)
+    assert isinstance(out, Tensor)
+    return out
+
+
+@cache
+def _compiled_layer() -> Callable[..., Tensor]:
+    """One compiled function for all layers and all batch sizes."""
+    return torch.compile(_run_layer, dynamic=True)
+
+
 class _Attend:
     """Full bidirectional attention for flat rows; rows of similar length share one padded shape."""
 
     def __init__(self, key_mask: Tensor) -> None:
         self.groups = [_Group(first, real) for first, real in _groups(key_mask)]
 
-    def __call__(self, _: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    @torch.compiler.disable
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         q, k = q.to(v.dtype), k.to(v.dtype)
         return torch.cat([g(q, k, v) for g in self.groups])
 

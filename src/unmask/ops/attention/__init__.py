@@ -1,7 +1,8 @@
 """Attention for both ways through the backbone.
 
-`dense`: [B, T] batches with an optional key mask (training, likelihood). `rows`: the query rows of one sequence against its
-stored keys and values, where runs of rows see one or two half-open spans. What the spans exclude is never computed.
+`dense`: [B, T] batches with an optional key mask (training, likelihood). `rows`: the query rows of one sequence
+against its stored keys and values, where runs of rows see one or two half-open spans. What the spans exclude is never
+computed.
 """
 
 from __future__ import annotations
@@ -63,7 +64,9 @@ def _is_staircase(runs: Sequence[tuple[int, tuple[Span, ...]]]) -> bool:
 def _causal_rows(q: Tensor, k: Tensor, v: Tensor, start: int, first_stop: int) -> Tensor:
     n = q.shape[0]
     stop = first_stop + n - 1
-    seen = torch.arange(start, stop, device=q.device)[None] < torch.arange(first_stop, stop + 1, device=q.device)[:, None]
+    seen = (
+        torch.arange(start, stop, device=q.device)[None] < torch.arange(first_stop, stop + 1, device=q.device)[:, None]
+    )
     return _sdpa(q, k[:, start:stop], v[:, start:stop], seen)
 
 

@@ -1,0 +1,126 @@
+"""`unmask ls`: what exists. The short list imports nothing; one kind in full (`unmask ls models`) looks inside."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from unmask.cli.output import columns, print_json
+from unmask.cli.parsing import Parser
+from unmask.core import catalog
+from unmask.core.spec import range_words
+
+KINDS = {plural: kind for kind, plural in catalog.KINDS.items()}
+EXAMPLES = """\
+  unmask ls                one line for everything
+  unmask ls models         with recommended settings and known problems
+  unmask ls policies       with the arguments of each: --policy "threshold(threshold=0.8)"
+  unmask ls ops            which kernel would run here, and why"""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Prints the list."""
+    parser = Parser("unmask ls", "Models, policies, caches, schedules and profiles by name.", EXAMPLES)
+    parser.add_argument("kind", nargs="?", choices=(*KINDS, "ops"), metavar="KIND", help=f"one of: {', '.join(KINDS)}, ops")
+    parser.add_argument("--json", action="store_true", help="one JSON value on stdout")
+    args = parser.parse(argv)
+    if args.kind == "ops":
+        return _ops(args.json)
+    if args.kind is None:
+        return _short(args.json)
+    rows = [_details(KINDS[args.kind], e) for e in catalog.entries(KINDS[args.kind]).values()]
+    if args.json:
+        print_json(rows)
+    else:
+        for row in rows:
+            _print(row)
+    return 0
+
+
+def _short(as_json: bool) -> int:
+    table = {plural: {e.name: e.meaning for e in catalog.entries(kind).values()} for plural, kind in KINDS.items()}
+    if as_json:
+        print_json(table)
+        return 0
+    for plural, lines in table.items():
+        print(f"{plural}:\n{columns(list(lines.items()))}")
+    print("\nmore: unmask ls models | policies | caches | schedules | ops")
+    return 0
+
+
+def _details(kind: str, entry: catalog.Entry) -> dict[str, Any]:
+    row: dict[str, Any] = {"name": entry.name, "meaning": entry.meaning}
+    if kind == "model":
+        return {**row, **_family(catalog.load(kind, entry.name))}
+    if kind == "profile":
+        return row
+    component = catalog.load(kind, entry.name)
+    fields = dataclasses.fields(component) if dataclasses.is_dataclass(component) else ()
+    row["arguments"] = [_argument(f) for f in fields if f.init]
+    return row
+
+
+def _argument(f: dataclasses.Field[Any]) -> dict[str, Any]:
+    default = "required" if f.default is dataclasses.MISSING else f.default
+    return {"name": f.name, "default": default, "range": range_words(f), "help": f.metadata.get("help", "")}
+
+
+def _family(family: Any) -> dict[str, Any]:
+    """What a family recommends for 128 and 1024 tokens, Base and Instruct, from its own class defaults."""
+    from unmask.core.errors import CheckpointError
+
+    settings: dict[str, str] = {}
+    for chat in (False, True):
+        for tokens in (128, 1024):
+            try:
+                r = family.recommended({}, chat, tokens)
+            except CheckpointError:  # a family of a package outside may need a whole config for its advice
+                continue
+            text = f"schedule={r.schedule} policy={r.policy} cache={r.cache} steps={r.steps} block_length={r.block_length}"
+            extra = "".join(f" {k}={v}" for k, v in r.sampling.items())
+            settings[f"{'instruct' if chat else 'base'}, {tokens} tokens"] = f"{text}{extra}. {r.note}".rstrip()
+    advice = {k: v for k, v in settings.items() if v}
+    issues = list(dict.fromkeys([*family.known_issues, *_issues(family)]))
+    return {"format": family.architecture, "recommended": advice, "known issues": issues}
+
+
+def _issues(family: Any) -> tuple[str, ...]:
+    from unmask.core.errors import CheckpointError
+
+    try:
+        return tuple(family.recommended({}, True, 128).known_issues)
+    except CheckpointError:
+        return ()
+
+
+def _print(row: dict[str, Any]) -> None:
+    print(f"{row['name']}: {row['meaning']}")
+    for a in row.get("arguments", ()):
+        bounds = f" ({a['range']})" if a["range"] else ""
+        print(f"    {a['name']} = {a['default']}{bounds}{'  ' + a['help'] if a['help'] else ''}")
+    for name, text in row.get("recommended", {}).items():
+        print(f"    {name}: {text}")
+    for issue in row.get("known issues", ()):
+        print(f"    known: {issue}")
+
+
+def _ops(as_json: bool) -> int:
+    """Every op's kernels: `describe()` of its folder where it has several, else the plain torch reference."""
+    import importlib
+    import pkgutil
+
+    import unmask.ops
+
+    rows = []
+    for found in pkgutil.iter_modules(unmask.ops.__path__):
+        if found.ispkg:
+            module = importlib.import_module(f"unmask.ops.{found.name}")
+            meaning = (module.__doc__ or "").strip().splitlines()[0]
+            why = module.describe() if "describe" in vars(module) else "plain torch (the reference)"
+            rows.append({"name": found.name, "kernel": str(why), "meaning": meaning})
+    if as_json:
+        print_json(rows)
+    else:
+        print(columns([(r["name"], r["kernel"], r["meaning"]) for r in rows], ""))
+    return 0

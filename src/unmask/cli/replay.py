@@ -1,0 +1,119 @@
+"""`unmask replay FILE`: a recorded run again, in the terminal, as JSON or as a picture. No model, no tokenizer."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from unmask.cli.output import print_json
+from unmask.cli.parsing import Parser, number
+from unmask.core.errors import InputError
+from unmask.core.events import Canvas, Event, Stepped, fold, tee
+from unmask.sinks.files import check_writable, write_text
+from unmask.sinks.metrics import Metrics
+from unmask.sinks.recorder import Recording, read
+
+EXAMPLES = """\
+  unmask generate "Copy: red blue green" --record run.jsonl
+  unmask replay run.jsonl                       as it settled, at its own speed
+  unmask replay run.jsonl --speed 0.2           five times slower
+  unmask replay run.jsonl --svg run.svg         the same as a picture
+  unmask replay run.jsonl --svg run.svg --style steps"""
+LONGEST = 2.0
+"""Seconds a single step may take in a replay."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Shows the recording."""
+    parser = Parser("unmask replay", "Show a recorded run again, without a model.", EXAMPLES)
+    parser.add_argument("file", metavar="FILE", help="a recording made with --record")
+    parser.add_argument("--show", action="store_true", help="draw the canvas (the default without --json and --svg)")
+    parser.option(parser, "--speed", type=number(above=0), default=1.0, metavar="X", help="times the recorded speed (default: 1)")
+    parser.option(parser, "--request", metavar="ID", help="only this request (default: all; of a picture the first)")
+    parser.add_argument("--json", action="store_true", help="the finished texts and counts as JSON")
+    parser.add_argument("--svg", metavar="FILE", help="write a picture of the canvas settling")
+    parser.add_argument("--style", choices=("moments", "steps"), default="moments", help="several moments, or one canvas tinted by step (default: moments)")  # fmt: skip
+    args = parser.parse(argv)
+    if args.svg is not None:
+        check_writable(args.svg, "--svg")
+    recording = _chosen(_read(args.file), args.request)
+    if args.svg is not None:
+        write_text(args.svg, picture(recording.events, recording.pieces.__getitem__, args.style))
+    if args.json:
+        print_json(_as_json(recording))
+    if args.show or not (args.json or args.svg):
+        _show(args, recording)
+    return 0
+
+
+def _read(name: str) -> Recording:
+    try:
+        return read(name)
+    except OSError as error:
+        from unmask.sinks.files import reason
+
+        raise InputError(name, expected="a recording that can be read", got=reason(error)) from None
+
+
+def _chosen(recording: Recording, request: str | None) -> Recording:
+    """The recording with one request only, if one is asked for."""
+    known = list(fold(recording.events))
+    if request is None:
+        return recording
+    if request not in known:
+        raise InputError(f"--request {request}", expected=f"one of: {', '.join(known)}", got=request)
+    return Recording(recording.header, tuple(e for e in recording.events if e.id == request), recording.pieces)
+
+
+def picture(events: Sequence[Event], piece: Callable[[int], str], style: str, title: str = "") -> str:
+    """The SVG of a run in the named style."""
+    from unmask.sinks.picture import by_step, settling
+
+    return by_step(events, piece, title=title) if style == "steps" else settling(events, piece, title=title)
+
+
+def _show(args: argparse.Namespace, recording: Recording) -> None:
+    from unmask.sinks.console import canvas_sink
+
+    # drawn on stdout: here the drawing is the result
+    metrics, canvas = Metrics(), canvas_sink(recording.pieces.__getitem__, sys.stdout)
+    events: Iterator[Event] = iter(recording.events)
+    if sys.stdout.isatty():
+        events = _paced(recording.events, args.speed)
+    for _ in tee(events, metrics, canvas):
+        pass
+    print(metrics.total())
+
+
+def _paced(events: Sequence[Event], speed: float, wait: Callable[[float], None] = time.sleep) -> Iterator[Event]:
+    """The events at their recorded pace; a step shared by several requests is waited for once."""
+    for event in events:
+        if isinstance(event, Stepped):
+            wait(min(event.work.seconds / max(event.work.sharing, 1) / speed, LONGEST))
+        yield event
+
+
+def _as_json(recording: Recording) -> dict[str, Any]:
+    metrics = Metrics()
+    for event in recording.events:
+        metrics(event)
+    runs = [_run(i, c, recording.pieces, metrics) for i, c in fold(recording.events).items()]
+    return {"header": recording.header, "runs": runs}
+
+
+def _run(request: str, canvas: Canvas, pieces: dict[int, str], metrics: Metrics) -> dict[str, Any]:
+    answer = [i for i in canvas.ids[canvas.prompt_len : canvas.end] if i >= 0]
+    counts = metrics.of(request)
+    return {
+        "id": request,
+        "text": "".join(pieces[i] for i in answer),
+        "finish_reason": canvas.reason,
+        "error": canvas.error,
+        "nfe": canvas.nfe,
+        "completion_tokens": counts.tokens,
+        "tokens_per_forward": round(counts.tokens_per_forward, 4),
+        "seconds": round(counts.seconds, 6),
+    }
