@@ -52,8 +52,9 @@ $(STAMPS)/docs: $(STAMPS)/run
 	@touch $@
 
 demo: $(STAMPS)/run ## text from the embedded model, drawn as it settles, then its statistics
-	@$(OFFLINE) $(BIN)/unmask generate "Anna has 16 cards. Tom gives Anna 26 more cards. How many cards does Anna have now? Show the steps." --show
-	@$(OFFLINE) $(BIN)/unmask generate "Solve this sudoku: 2 0 0 3 / 0 3 0 2 / 3 1 0 4 / 0 2 3 1" --show
+	@$(OFFLINE) $(BIN)/unmask generate --show \
+	  "Anna has 16 cards. Tom gives Anna 26 more cards. How many cards does Anna have now? Show the steps." \
+	  "Solve this sudoku: 2 0 0 3 / 0 3 0 2 / 3 1 0 4 / 0 2 3 1"
 
 test: $(STAMPS)/dev ## all tests this kind of machine can run (not gpu, slurm, browser)
 	@$(OFFLINE) $(BIN)/python -m pytest -m "not gpu and not slurm and not browser" $(PYTEST_ARGS)

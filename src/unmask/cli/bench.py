@@ -8,7 +8,7 @@ from unmask.cli.nested import choose
 from unmask.cli.parsing import Parser
 
 EXAMPLES = """\
-  unmask bench decode --shape llada-mid --prompt-length 128 --gen-length 128 --tokens-per-step 4 --cache none,prefix,dual
+  unmask bench decode --shape llada-mid --gen-length 128 --tokens-per-step 4 --cache none,prefix,dual
   unmask bench decode --model ./my-checkpoint --json"""
 
 
@@ -21,7 +21,11 @@ def decode(argv: Sequence[str]) -> int:
     """`unmask bench decode`."""
     from unmask.lab import bench
 
-    parser = Parser("unmask bench decode", "Decoding strategies side by side, interleaved, with the share of the matmul floor.", EXAMPLES)  # fmt: skip
+    parser = Parser(
+        "unmask bench decode",
+        "Decoding strategies side by side, interleaved, with the share of the matmul floor.",
+        EXAMPLES,
+    )
     bench.add_arguments(parser)
     code = bench.run(parser.parse(argv))
     return int(code or 0)

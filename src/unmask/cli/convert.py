@@ -21,9 +21,17 @@ def main(argv: Sequence[str]) -> int:
         EXAMPLES,
     )
     parser.add_argument("file", metavar="FILE", help="a file written by torch.save")
-    parser.option(parser, "--out", "-o", metavar="DIR", help="new folder for the checkpoint (default: FILE without its suffix)")
+    parser.option(
+        parser, "--out", "-o", metavar="DIR", help="new folder for the checkpoint (default: FILE without its suffix)"
+    )
     parser.option(parser, "--config", metavar="FILE", help="the published config.json (default: the one beside FILE)")
-    parser.option(parser, "--dtype", default="keep", choices=("keep", "bf16", "fp16", "fp32"), help="stored numbers (default: keep)")  # fmt: skip
+    parser.option(
+        parser,
+        "--dtype",
+        default="keep",
+        choices=("keep", "bf16", "fp16", "fp32"),
+        help="stored numbers (default: keep)",
+    )
     args = parser.parse(argv)
     if not Path(args.file).is_file():
         raise InputError(args.file, expected="a file written by torch.save", got="no such file")

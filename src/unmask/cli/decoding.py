@@ -1,7 +1,8 @@
 """Decoding options of the command line: their help, their published aliases, and the `DecodeOptions` they mean.
 
-Enters: a parser, later its arguments. Leaves: `DecodeOptions` and warnings. A command line in the spelling of a published script
-(`--gen_length 128 --block_size 32 --use_cache`) is accepted as it stands; what has no effect there is a warning, not an error.
+Enters: a parser, later its arguments. Leaves: `DecodeOptions` and warnings. A command line in the spelling of a
+published script (`--gen_length 128 --block_size 32 --use_cache`) is accepted as it stands; what has no effect there
+is a warning, not an error.
 """
 
 from __future__ import annotations
@@ -33,10 +34,23 @@ def add_model(parser: Parser) -> None:
     """Which model, and where it runs."""
     g = parser.add_argument_group("model")
     names = ("--model_path", "--pretrained", "--model_name_or_path")
-    parser.option(g, "--model", "-m", hidden=names, metavar="DIR|ID", help="checkpoint folder, hub id, or random:SHAPE (default: the small model inside this package)")
+    parser.option(
+        g,
+        "--model",
+        "-m",
+        hidden=names,
+        metavar="DIR|ID",
+        help="checkpoint folder, hub id, or random:SHAPE (default: the small model inside this package)",
+    )
     parser.option(g, "--revision", metavar="REV", help="branch, tag or commit of a hub id")
     parser.option(g, "--device", default="auto", metavar="D", help="auto, cuda, mps or cpu (default: auto)")
-    parser.option(g, "--dtype", default="auto", choices=("auto", "bf16", "fp16", "fp32"), help="auto is bf16 where supported (default: auto)")  # fmt: skip
+    parser.option(
+        g,
+        "--dtype",
+        default="auto",
+        choices=("auto", "bf16", "fp16", "fp32"),
+        help="auto is bf16 where supported (default: auto)",
+    )
 
 
 def add_decoding(parser: Parser) -> None:
@@ -56,40 +70,118 @@ def add_decoding(parser: Parser) -> None:
 def _add_length(parser: Parser) -> None:
     g = parser.add_argument_group("length and speed")
     tokens = integer(1, MOST_TOKENS)
-    parser.option(g, "--max-tokens", "-n", hidden=("--max_new_tokens", "--max-new-tokens"), type=tokens, metavar="N", help="tokens of the answer at most (default: 128)")  # fmt: skip
-    parser.option(g, "--gen-length", type=tokens, metavar="N", help="places on the answer's canvas; the same as --max-tokens (default: 128)")  # fmt: skip
-    parser.option(g, "--steps", hidden=("--diffusion_steps", "--diffusion-steps", "--gen_steps"), type=integer(1, MOST_TOKENS), metavar="N", help="forwards for the whole answer, for policies that count them (default: 128)")  # fmt: skip
-    parser.option(g, "--block-length", hidden=("--block_size", "--block-size", "--gen_blocksize"), type=tokens, metavar="N", help="places decoded together, left to right (default: 32)")  # fmt: skip
-    parser.option(g, "--threshold", type=number(0, 1), metavar="P", help="settle every token at least this sure (default: 0.9)")
-    parser.option(g, "--factor", type=number(above=0), metavar="F", help="Fast-dLLM's factor rule instead of a threshold (published: 1.0)")  # fmt: skip
+    parser.option(
+        g,
+        "--max-tokens",
+        "-n",
+        hidden=("--max_new_tokens", "--max-new-tokens"),
+        type=tokens,
+        metavar="N",
+        help="tokens of the answer at most (default: 128)",
+    )
+    parser.option(
+        g,
+        "--gen-length",
+        type=tokens,
+        metavar="N",
+        help="places on the answer's canvas; the same as --max-tokens (default: 128)",
+    )
+    parser.option(
+        g,
+        "--steps",
+        hidden=("--diffusion_steps", "--diffusion-steps", "--gen_steps"),
+        type=integer(1, MOST_TOKENS),
+        metavar="N",
+        help="forwards for the whole answer, for policies that count them (default: 128)",
+    )
+    parser.option(
+        g,
+        "--block-length",
+        hidden=("--block_size", "--block-size", "--gen_blocksize"),
+        type=tokens,
+        metavar="N",
+        help="places decoded together, left to right (default: 32)",
+    )
+    parser.option(
+        g, "--threshold", type=number(0, 1), metavar="P", help="settle every token at least this sure (default: 0.9)"
+    )
+    parser.option(
+        g,
+        "--factor",
+        type=number(above=0),
+        metavar="F",
+        help="Fast-dLLM's factor rule instead of a threshold (published: 1.0)",
+    )
 
 
 def _add_strategy(parser: Parser) -> None:
     g = parser.add_argument_group("strategy (names and arguments: `unmask ls`)")
-    parser.option(g, "--policy", metavar="SPEC", help='which places settle: "threshold(0.9)", "low_confidence", "entropy" ...')
+    parser.option(
+        g, "--policy", metavar="SPEC", help='which places settle: "threshold(0.9)", "low_confidence", "entropy" ...'
+    )
     parser.option(g, "--cache", metavar="SPEC", help="what is not recomputed: none, prefix, dual (default: none)")
     parser.option(g, "--schedule", metavar="SPEC", help='"blocks(32)", "whole" or "growing(32)" (default: blocks)')
     parser.option(g, "--remasking", choices=("low_confidence", "random"), help="LLaDA's name for the policy")
-    parser.option(g, "--profile", default="default", metavar="NAME", help="default, or published behaviour exactly: llada, fast-dllm, dream")  # fmt: skip
-    parser.option(g, "--cfg-scale", hidden=("--cfg",), type=number(0), metavar="W", help="classifier-free guidance as LLaDA counts it, 0 is off (default: 0)")  # fmt: skip
-    parser.option(g, "--guidance-scale", type=number(0), metavar="S", help="the same as a factor, 1 is off: cfg-scale + 1")
+    parser.option(
+        g,
+        "--profile",
+        default="default",
+        metavar="NAME",
+        help="default, or published behaviour exactly: llada, fast-dllm, dream",
+    )
+    parser.option(
+        g,
+        "--cfg-scale",
+        hidden=("--cfg",),
+        type=number(0),
+        metavar="W",
+        help="classifier-free guidance as LLaDA counts it, 0 is off (default: 0)",
+    )
+    parser.option(
+        g, "--guidance-scale", type=number(0), metavar="S", help="the same as a factor, 1 is off: cfg-scale + 1"
+    )
 
 
 def _add_sampling(parser: Parser) -> None:
     g = parser.add_argument_group("sampling")
-    parser.option(g, "--temperature", "--temp", type=number(0), metavar="T", help="0 takes the best token, above it tokens are drawn (default: 0)")  # fmt: skip
-    parser.option(g, "--top-p", type=number(above=0, high=1), metavar="P", help="draw from the smallest set with this probability")
+    parser.option(
+        g,
+        "--temperature",
+        "--temp",
+        type=number(0),
+        metavar="T",
+        help="0 takes the best token, above it tokens are drawn (default: 0)",
+    )
+    parser.option(
+        g, "--top-p", type=number(above=0, high=1), metavar="P", help="draw from the smallest set with this probability"
+    )
     parser.option(g, "--top-k", type=integer(1), metavar="K", help="draw from the K best tokens")
-    parser.option(g, "--seed", type=integer(0, 2**63 - 1), default=0, metavar="N", help="same seed, same answer (default: 0)")
-    parser.option(g, "--logits-eos-inf", hidden=("--eos_inf", "--diff_logits_eos_inf"), flag=True, help="never predict the end of the text (LLaDA)")  # fmt: skip
-    parser.option(g, "--confidence-eos-eot-inf", hidden=("--diff_confidence_eos_eot_inf",), flag=True, help="settle ends of text last (LLaDA)")  # fmt: skip
+    parser.option(
+        g, "--seed", type=integer(0, 2**63 - 1), default=0, metavar="N", help="same seed, same answer (default: 0)"
+    )
+    parser.option(
+        g,
+        "--logits-eos-inf",
+        hidden=("--eos_inf", "--diff_logits_eos_inf"),
+        flag=True,
+        help="never predict the end of the text (LLaDA)",
+    )
+    parser.option(
+        g,
+        "--confidence-eos-eot-inf",
+        hidden=("--diff_confidence_eos_eot_inf",),
+        flag=True,
+        help="settle ends of text last (LLaDA)",
+    )
 
 
 def _add_dream(parser: Parser) -> None:
     g = parser.add_argument_group("Dream")
     parser.option(g, "--alg", choices=ALGS, help="Dream's decoding algorithm")
     parser.option(g, "--alg-temp", type=number(0), metavar="T", help="randomness of the order in which places settle")
-    parser.option(g, "--eps", type=number(above=0, high=1), metavar="E", help="end of Dream's time schedule (published: 0.001)")
+    parser.option(
+        g, "--eps", type=number(above=0, high=1), metavar="E", help="end of Dream's time schedule (published: 0.001)"
+    )
 
 
 def resolve(args: argparse.Namespace) -> tuple[DecodeOptions, int | None, list[str]]:
@@ -123,7 +215,7 @@ def _cache(args: argparse.Namespace, warnings: list[str]) -> str | None:
 
 
 def check_specs(options: DecodeOptions) -> None:
-    """Reads every spec in full, arguments included (this imports the strategies, so it comes after the cheap checks)."""
+    """Reads every spec in full, arguments included (imports the strategies: after the cheap checks)."""
     for kind in ("policy", "cache", "schedule"):
         value = getattr(options, kind)
         if value is not None:

@@ -16,13 +16,23 @@ def add_prompts(parser: Parser) -> None:
     """PROMPT ..., --prompt, --prompt-file, --lines."""
     g = parser.add_argument_group("prompts (several are decoded together)")
     g.add_argument("prompts", nargs="*", metavar="PROMPT", help="the text; - reads stdin")
-    g.add_argument("--prompt", "-p", action="append", default=[], metavar="TEXT", help="the same as an option; may be repeated")
-    g.add_argument("--prompt-file", "--prompt_file", "-f", action="append", default=[], metavar="FILE", help="a UTF-8 file holding one prompt; - is stdin; may be repeated")  # fmt: skip
+    g.add_argument(
+        "--prompt", "-p", action="append", default=[], metavar="TEXT", help="the same as an option; may be repeated"
+    )
+    g.add_argument(
+        "--prompt-file",
+        "--prompt_file",
+        "-f",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="a UTF-8 file holding one prompt; - is stdin; may be repeated",
+    )
     g.add_argument("--lines", action="store_true", help="every line of a file or of stdin is a prompt of its own")
 
 
 def read_prompts(args: argparse.Namespace, stdin: Any = None) -> list[str]:
-    """All prompts of a command line, in the order: positional, --prompt, --prompt-file; without any, stdin if it is piped.
+    """All prompts of a command line, in the order positional, --prompt, --prompt-file; stdin if there is none.
 
     Raises:
         RequestError: no prompt, an empty one, a file that cannot be read, or bytes that are not UTF-8.
@@ -30,11 +40,11 @@ def read_prompts(args: argparse.Namespace, stdin: Any = None) -> list[str]:
     stdin = sys.stdin if stdin is None else stdin
     texts: list[str] = []
     for text in [*args.prompts, *args.prompt]:
-        texts += _split(_stdin(stdin), args.lines) if text == "-" else [_valid(text)]
+        texts += _split(read_stdin(stdin), args.lines) if text == "-" else [_valid(text)]
     for name in args.prompt_file:
-        texts += _split(_stdin(stdin) if name == "-" else read_text(name, "prompt file"), args.lines)
+        texts += _split(read_stdin(stdin) if name == "-" else read_text(name, "prompt file"), args.lines)
     if not texts and not (args.prompts or args.prompt or args.prompt_file) and stdin is not None and not stdin.isatty():
-        texts = _split(_stdin(stdin), args.lines)
+        texts = _split(read_stdin(stdin), args.lines)
     if not texts:
         remedy = f'Give a text: {args.prog} "..."; or a file with --prompt-file FILE; or pipe one in.'
         raise RequestError("prompt", expected="some text", got="none", remedy=remedy)
@@ -57,7 +67,8 @@ def read_text(name: str, what: str) -> str:
     return _decode(data, f"{what} {name}")
 
 
-def _stdin(stdin: Any) -> str:
+def read_stdin(stdin: Any) -> str:
+    """All of stdin as text, under the rules of `read_text`."""
     if stdin is None:
         raise RequestError("stdin", expected="some text", got="a closed stream")
     data = stdin.buffer.read() if hasattr(stdin, "buffer") else stdin.read().encode()
@@ -69,7 +80,9 @@ def _decode(data: bytes, what: str) -> str:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         remedy = "Convert it first, for example: iconv -f latin1 -t utf-8"
-        raise RequestError(what, expected="text in UTF-8", got=f"byte 0x{data[error.start]:02x} at offset {error.start}", remedy=remedy) from None
+        raise RequestError(
+            what, expected="text in UTF-8", got=f"byte 0x{data[error.start]:02x} at offset {error.start}", remedy=remedy
+        ) from None
     return _valid(text.replace("\r\n", "\n").rstrip("\n"), what)
 
 

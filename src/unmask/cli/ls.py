@@ -22,7 +22,9 @@ EXAMPLES = """\
 def main(argv: Sequence[str]) -> int:
     """Prints the list."""
     parser = Parser("unmask ls", "Models, policies, caches, schedules and profiles by name.", EXAMPLES)
-    parser.add_argument("kind", nargs="?", choices=(*KINDS, "ops"), metavar="KIND", help=f"one of: {', '.join(KINDS)}, ops")
+    parser.add_argument(
+        "kind", nargs="?", choices=(*KINDS, "ops"), metavar="KIND", help=f"one of: {', '.join(KINDS)}, ops"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON value on stdout")
     args = parser.parse(argv)
     if args.kind == "ops":
@@ -77,7 +79,9 @@ def _family(family: Any) -> dict[str, Any]:
                 r = family.recommended({}, chat, tokens)
             except CheckpointError:  # a family of a package outside may need a whole config for its advice
                 continue
-            text = f"schedule={r.schedule} policy={r.policy} cache={r.cache} steps={r.steps} block_length={r.block_length}"
+            text = (
+                f"schedule={r.schedule} policy={r.policy} cache={r.cache} steps={r.steps} block_length={r.block_length}"
+            )
             extra = "".join(f" {k}={v}" for k, v in r.sampling.items())
             settings[f"{'instruct' if chat else 'base'}, {tokens} tokens"] = f"{text}{extra}. {r.note}".rstrip()
     advice = {k: v for k, v in settings.items() if v}

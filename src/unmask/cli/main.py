@@ -1,6 +1,7 @@
 """The `unmask` command: picks the command, runs it, and turns every expected failure into one line and an exit code.
 
-Exit codes: 0 done, 1 a run failed, 2 bad input (nothing was written), 130 interrupted, 141 the reader of our output went away.
+Exit codes: 0 done, 1 a run failed, 2 bad input (nothing was written), 130 interrupted, 141 the reader of our output
+went away.
 """
 
 from __future__ import annotations
@@ -129,7 +130,9 @@ def _unknown(name: str) -> InputError:
     near = difflib.get_close_matches(name, COMMANDS, n=2, cutoff=0.5)
     hint = f"Did you mean {' or '.join(near)}? " if near else ""
     what = "option" if name.startswith("-") else "command"
-    return InputError(f"unknown {what} {name!r}", expected=f"one of: {', '.join(COMMANDS)}", remedy=f"{hint}See `unmask --help`.")
+    return InputError(
+        f"unknown {what} {name!r}", expected=f"one of: {', '.join(COMMANDS)}", remedy=f"{hint}See `unmask --help`."
+    )
 
 
 def _tolerant(stream: TextIO) -> None:

@@ -1,4 +1,5 @@
-"""argparse as this command line wants it: errors are our own, numbers have ranges, published spellings are hidden aliases.
+"""argparse as this command line wants it: errors are our own, numbers have ranges, published spellings are hidden
+aliases.
 
 Every option with a dash inside its name also answers to the underscore form; which spelling was used is kept in
 `args.spelled`, because command lines copied from published scripts are treated more leniently than our own.
@@ -19,9 +20,10 @@ from unmask.core.errors import InputError
 class Parser(argparse.ArgumentParser):
     """A parser that raises `InputError` and never abbreviates."""
 
-    def __init__(self, prog: str, description: str, examples: str = "") -> None:
+    def __init__(self, prog: str, description: str, examples: str = "", usage: str | None = None) -> None:
         super().__init__(
             prog=prog,
+            usage=usage,
             description=description,
             epilog=f"examples:\n{examples.rstrip()}" if examples else None,
             formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=30),
@@ -78,7 +80,9 @@ class Parser(argparse.ArgumentParser):
 class _Store(argparse.Action):
     """Keeps the value and the spelling."""
 
-    def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: str | None = None) -> None:
+    def __call__(
+        self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: str | None = None
+    ) -> None:
         setattr(namespace, self.dest, values)
         namespace.spelled[self.dest] = option_string
 
@@ -86,7 +90,9 @@ class _Store(argparse.Action):
 class _Switch(argparse.Action):
     """True, and the spelling."""
 
-    def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: str | None = None) -> None:
+    def __call__(
+        self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: str | None = None
+    ) -> None:
         setattr(namespace, self.dest, True)
         namespace.spelled[self.dest] = option_string
 

@@ -16,10 +16,21 @@ EXAMPLES = """\
 
 def main(argv: Sequence[str]) -> int:
     """Prints the plan."""
-    parser = Parser("unmask plan", "How much memory a model will take, from its config and file headers alone.", EXAMPLES)
+    parser = Parser(
+        "unmask plan", "How much memory a model will take, from its config and file headers alone.", EXAMPLES
+    )
     parser.add_argument("model", metavar="MODEL", help="checkpoint folder, hub id or named shape")
-    parser.option(parser, "--batch", type=integer(1), default=1, metavar="N", help="sequences decoded at once (default: 1)")
-    parser.option(parser, "--length", type=integer(1), default=2048, metavar="N", help="tokens of each, prompt and answer (default: 2048)")  # fmt: skip
+    parser.option(
+        parser, "--batch", type=integer(1), default=1, metavar="N", help="sequences decoded at once (default: 1)"
+    )
+    parser.option(
+        parser,
+        "--length",
+        type=integer(1),
+        default=2048,
+        metavar="N",
+        help="tokens of each, prompt and answer (default: 2048)",
+    )
     parser.option(parser, "--dtype", default="auto", choices=("auto", "bf16", "fp16", "fp32"), help="default: auto")
     parser.option(parser, "--device", default="auto", metavar="D", help="auto, cuda, mps or cpu (default: auto)")
     parser.option(parser, "--revision", metavar="REV", help="branch, tag or commit of a hub id")
@@ -33,7 +44,10 @@ def main(argv: Sequence[str]) -> int:
     if args.json:
         print_json({**dataclasses.asdict(found), **{f"{name}_bytes": count for name, count in sums.items()}})
         return 0
-    print(f"{found.model}: {found.parameters / 1e6:,.1f} M parameters in {found.dtype}, {found.batch} x {found.length} tokens")
+    print(
+        f"{found.model}: {found.parameters / 1e6:,.1f} M parameters in {found.dtype}, "
+        f"{found.batch} x {found.length} tokens"
+    )
     print(columns([(part.name, f"{human_bytes(part.bytes):>10}", part.how) for part in found.parts]))
     print(columns([("total", f"{human_bytes(found.total):>10}", "")]).rstrip())
     return 0

@@ -31,11 +31,18 @@ def main(argv: Sequence[str]) -> int:
     parser = Parser("unmask replay", "Show a recorded run again, without a model.", EXAMPLES)
     parser.add_argument("file", metavar="FILE", help="a recording made with --record")
     parser.add_argument("--show", action="store_true", help="draw the canvas (the default without --json and --svg)")
-    parser.option(parser, "--speed", type=number(above=0), default=1.0, metavar="X", help="times the recorded speed (default: 1)")
+    parser.option(
+        parser, "--speed", type=number(above=0), default=1.0, metavar="X", help="times the recorded speed (default: 1)"
+    )
     parser.option(parser, "--request", metavar="ID", help="only this request (default: all; of a picture the first)")
     parser.add_argument("--json", action="store_true", help="the finished texts and counts as JSON")
     parser.add_argument("--svg", metavar="FILE", help="write a picture of the canvas settling")
-    parser.add_argument("--style", choices=("moments", "steps"), default="moments", help="several moments, or one canvas tinted by step (default: moments)")  # fmt: skip
+    parser.add_argument(
+        "--style",
+        choices=("moments", "steps"),
+        default="moments",
+        help="several moments, or one canvas tinted by step (default: moments)",
+    )
     args = parser.parse(argv)
     if args.svg is not None:
         check_writable(args.svg, "--svg")

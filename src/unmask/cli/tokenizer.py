@@ -19,10 +19,21 @@ def main(argv: Sequence[str]) -> int:
 
 def train(argv: Sequence[str]) -> int:
     """`unmask tokenizer train`."""
-    parser = Parser("unmask tokenizer train", "Train a tokenizer on text files (UTF-8); any text can be encoded with it.", EXAMPLES)
+    parser = Parser(
+        "unmask tokenizer train", "Train a tokenizer on text files (UTF-8); any text can be encoded with it.", EXAMPLES
+    )
     parser.add_argument("files", nargs="+", metavar="FILE", help="text files")
-    parser.option(parser, "--vocab-size", type=integer(261), default=4096, metavar="N", help="entries in all (default: 4096)")
-    parser.option(parser, "--max-length", type=integer(1), default=4096, metavar="N", help="context length written into its config (default: 4096)")  # fmt: skip
+    parser.option(
+        parser, "--vocab-size", type=integer(261), default=4096, metavar="N", help="entries in all (default: 4096)"
+    )
+    parser.option(
+        parser,
+        "--max-length",
+        type=integer(1),
+        default=4096,
+        metavar="N",
+        help="context length written into its config (default: 4096)",
+    )
     parser.option(parser, "--out", "-o", metavar="DIR", help="folder for the tokenizer's files (needed)")
     args = parser.parse(argv)
     if not args.out:

@@ -1,4 +1,6 @@
-"""`unmask verify DIR`: replays recorded outputs of the reference implementations; `--real DIR` checks real weights instead."""
+"""`unmask verify DIR`: replays recorded outputs of the reference implementations; `--real DIR` checks real weights
+instead.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,9 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     args = parser.parse(argv)
     if (args.dir is None) == (args.real is None):
-        raise InputError("verify", expected="a folder of cases, or --real MODEL_DIR", remedy="See `unmask verify --help`.")
+        raise InputError(
+            "verify", expected="a folder of cases, or --real MODEL_DIR", remedy="See `unmask verify --help`."
+        )
     return _real(args) if args.real is not None else _cases(args)
 
 
@@ -68,12 +72,16 @@ def _print(report: Report) -> None:
 
 
 def _real(args: argparse.Namespace) -> int:
-    from unmask.evals.verify import verify_real
+    from unmask.evals.verify_real import verify_real
 
-    report = verify_real(args.real)
+    report = verify_real(args.real, _notice)
     if args.json:
         print_json(report)
     else:
         for name, value in report.items():
             print(f"{name}: {value}")
     return 0 if report.get("passed", True) else 1
+
+
+def _notice(text: str) -> None:
+    print(f"verify: {text}", file=sys.stderr, flush=True)

@@ -99,7 +99,8 @@ def state_dict(path: Path) -> dict[str, Tensor]:
 
 
 def _load(path: Path) -> Any:
-    zipped = path.open("rb").read(2) == b"PK"
+    with path.open("rb") as file:
+        zipped = file.read(2) == b"PK"
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except pickle.UnpicklingError as error:

@@ -9,10 +9,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from unmask.core.types import Full, Traits
+from unmask.models.config import TransformerConfig
 from unmask.models.family import Config, Family, Recommended
 from unmask.models.llama import NAMES, decoder
 from unmask.models.settings import ConfigReader
-from unmask.models.transformer import TransformerConfig
 
 DEFAULTS: dict[str, object] = {
     "vocab_size": 151_936, "hidden_size": 4096, "intermediate_size": 22_016, "num_hidden_layers": 32,

@@ -16,7 +16,7 @@ from unmask.core.errors import CheckpointError, SpecError
 
 if TYPE_CHECKING:
     from unmask.core.types import Traits
-    from unmask.models.transformer import TransformerConfig
+    from unmask.models.config import TransformerConfig
 
 Config = Mapping[str, Any]
 

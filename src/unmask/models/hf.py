@@ -45,6 +45,8 @@ class _PublishedConfig(PretrainedConfig):
 
     def __init__(self, **kwargs: Any) -> None:
         given = {**self.defaults, **kwargs}
+        if kwargs.get("rope_parameters") is not None and "rope_theta" not in kwargs:
+            given.pop("rope_theta", None)  # transformers 5 writes it inside rope_parameters only
         if given.get("rope_scaling") is None:
             given.pop("rope_scaling", None)  # transformers 5 warns about the key even when it is null
         super().__init__(**given)

@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from unmask.core.types import Full, Traits
+from unmask.models.config import TransformerConfig
 from unmask.models.family import Config, Family, Recommended, WeightNames
 from unmask.models.settings import ConfigReader, refuse_common
-from unmask.models.transformer import TransformerConfig
 
 NAMES = WeightNames(
     embed="model.transformer.wte.weight",
@@ -47,9 +47,7 @@ def to_transformer(config: Config) -> TransformerConfig:
     _refuse_variants(r)
     dim, heads = r.count("d_model"), r.count("n_heads")
     r.divides("2 * n_heads", 2 * heads, "d_model", dim)
-    bias, tied = r.flag("include_bias"), r.flag("weight_tying")
-    if bias and not tied:
-        raise r.refuse("include_bias", "false (an output matrix with a bias is not implemented)")
+    bias = r.flag("include_bias")
     return TransformerConfig(
         vocab_size=_rows(r),
         dim=dim,
@@ -65,7 +63,7 @@ def to_transformer(config: Config) -> TransformerConfig:
         out_bias=bias,
         mlp_bias=bias,
         qk_norm="full" if r.flag("attention_layer_norm") else None,
-        tied=tied,
+        tied=r.flag("weight_tying"),
         embed_scale=dim**0.5 if r.flag("input_emb_norm") else 1.0,
         logit_scale=dim**-0.5 if r.flag("scale_logits") else 1.0,
         max_len=r.count("max_sequence_length"),
@@ -83,7 +81,10 @@ def _refuse_variants(r: ConfigReader) -> None:
     r.must("activation_type", "silu")
     r.must("layer_norm_type", "rms")
     r.must("layer_norm_with_affine", True)
-    r.must("bias_for_layer_norm", *((False,) if r.flag("include_bias") else (False, None)))
+    if r.flag("include_bias") and not r.flag("weight_tying"):
+        raise r.refuse("include_bias", "false (an output matrix with a bias is not implemented)")
+    norms = (False,) if r.flag("include_bias") else (False, None)
+    r.must("bias_for_layer_norm", *norms, why="Norms with a bias are not implemented; null follows include_bias.")
     r.must("rope", True)
     r.must("alibi", False)
     r.must("rope_scaling", None)

@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import Literal
 
 from unmask.core.types import BlockCausal, Traits
+from unmask.models.config import TransformerConfig
 from unmask.models.family import Config, Family, Recommended, WeightNames
 from unmask.models.settings import ConfigReader, refuse_common, rope_theta
-from unmask.models.transformer import TransformerConfig
 
 NAMES = WeightNames(
     embed="model.embed_tokens.weight",

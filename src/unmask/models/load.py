@@ -18,8 +18,9 @@ from torch import Tensor
 
 from unmask.core.errors import CheckpointError
 from unmask.core.types import Traits
+from unmask.models.config import TransformerConfig
 from unmask.models.family import Family, Piece, find_family, pieces
-from unmask.models.transformer import Transformer, TransformerConfig
+from unmask.models.transformer import Transformer
 from unmask.models.weights import Stored, few, find_tensors, read_config, read_json
 from unmask.ops.placement import pick_device, pick_dtype
 
@@ -216,12 +217,9 @@ def empty_model(shape: TransformerConfig, dtype: torch.dtype, device: torch.devi
 def _fill(model: Transformer, found: Inspected) -> None:
     parameters = dict(model.named_parameters())
     with torch.no_grad():
-        for path in sorted({s.file for _, s in found.parts}):
-            with _open(path) as file:
-                for piece, stored in found.parts:
-                    if stored.file == path:
-                        rows = parameters[piece.parameter][piece.start : piece.start + piece.shape[0]]
-                        rows.copy_(file.get_tensor(piece.published))
+        for piece, stored in found.parts:
+            rows = parameters[piece.parameter][piece.start : piece.start + piece.shape[0]]
+            rows.copy_(_read(stored, piece.published))
     if found.tied_copy is not None:
         _check_tied(found)
 
@@ -244,6 +242,7 @@ def _check_tied(found: Inspected) -> None:
 
 
 def _read(stored: Stored, name: str) -> Tensor:
+    """One tensor; the mapping is closed again, so that pages of tensors already copied do not pile up."""
     with _open(stored.file) as file:
         tensor: Tensor = file.get_tensor(name)
         return tensor

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 
 from unmask.core.errors import InputError
+from unmask.models.config import TransformerConfig
 from unmask.models.family import find_family, pieces
 from unmask.models.load import HUB_ID, hub_file, inspect
 from unmask.models.shapes import SHAPES, shape_config
-from unmask.models.transformer import TransformerConfig
 from unmask.models.weights import INDEX, SINGLE, read_config, read_json
 from unmask.ops.placement import pick_device, pick_dtype
 from unmask.ops.score import CHUNK

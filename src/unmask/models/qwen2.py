@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from unmask.core.types import Traits
+from unmask.models.config import TransformerConfig
 from unmask.models.family import Config, Family
 from unmask.models.llama import NAMES, autoregressive, causal_traits, decoder
 from unmask.models.settings import ConfigReader
-from unmask.models.transformer import TransformerConfig
 
 DEFAULTS: dict[str, object] = {
     "vocab_size": 151_936, "hidden_size": 4096, "intermediate_size": 22_016, "num_hidden_layers": 32,

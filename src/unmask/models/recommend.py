@@ -12,6 +12,7 @@ from typing import Any
 
 from unmask.core import catalog
 from unmask.core.errors import CheckpointError, SpecError
+from unmask.core.spec import split
 from unmask.models.family import Config, Family, Recommended
 from unmask.models.weights import read_json
 
@@ -44,9 +45,11 @@ def recommended(
 def _scaled(own: Recommended, tokens: int) -> Recommended:
     """A checkpoint's own settings for another length: as many tokens per step as it asks for."""
     steps = max(1, round(own.steps * tokens / own.gen_length))
-    policy = catalog.parse("policy", own.policy)
-    spec = repr(replace(policy, steps=steps)) if hasattr(policy, "steps") else own.policy
-    return replace(own, gen_length=tokens, steps=steps, policy=spec)
+    name, args, options = split(own.policy)
+    if "steps" not in options:
+        return replace(own, gen_length=tokens, steps=steps)
+    written = [repr(a) for a in args] + [f"{k}={v!r}" for k, v in (options | {"steps": steps}).items()]
+    return replace(own, gen_length=tokens, steps=steps, policy=f"{name}({', '.join(written)})")
 
 
 def read_own(directory: Path) -> dict[str, Any]:
@@ -87,7 +90,7 @@ def _checked(path: Path, key: str, value: Any) -> Any:
 def _spec(what: str, key: str, value: str) -> str:
     if key in {"schedule", "policy", "cache"}:
         try:
-            catalog.parse(key, value)
+            catalog.find(key, split(value)[0])
         except SpecError as error:
             raise CheckpointError(
                 what, expected=f"a {key} spec", got=f"{value!r} ({error})", remedy=error.remedy

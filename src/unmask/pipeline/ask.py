@@ -51,8 +51,10 @@ class Ask:
     def __post_init__(self) -> None:
         if self.max_tokens is not None:
             whole("max_tokens", self.max_tokens, 1)
-        whole("seed", self.seed, 0, SEED_LIMIT - 1)
+        if self.options.gen_length is not None:
+            whole("gen_length", self.options.gen_length, 1)
         whole("samples", self.samples, 1)
+        whole("seed", self.seed, 0, SEED_LIMIT - self.samples)
         if self.system is not None and self.chat is False:
             raise RequestError("system", expected="a chat template to put it in", got="the raw form")
         if self.template is not None and self.constraints:

@@ -12,10 +12,10 @@ from contextlib import closing
 from dataclasses import replace
 from typing import Any, Literal
 
-from unmask.core.errors import ConfigError
+from unmask.core.errors import ConfigError, RequestError
 from unmask.core.events import Event
 from unmask.pipeline.ask import Ask, Prompt
-from unmask.pipeline.generation import Generation
+from unmask.pipeline.generation import Generation, settled
 from unmask.pipeline.model import Model
 from unmask.pipeline.request import Prepared, need_codec, prepare_one
 
@@ -54,6 +54,8 @@ class ChatSession:
 
     def stream(self, text: str, **given: Any) -> Iterator[Event]:
         """Events of one turn; afterwards `last` is its answer. Input is checked before the first event."""
+        if not text.strip():
+            raise RequestError("message", expected="a text", got="an empty one")
         ask = replace(Ask.of(given), samples=1)
         prepared = prepare_one(self.model, *self._prompt(text, ask), f"turn-{len(self.messages) // 2}")
         return self._turn(text, prepared)
@@ -85,7 +87,7 @@ class ChatSession:
 
     def _keep(self, text: str, answer: Generation) -> None:
         if self.rule == "llada":
-            canvas = [t for t in answer.canvas.ids if t >= 0]
+            canvas = settled(answer.canvas.ids)
             shown = need_codec(self.model).decode(canvas[answer.prompt_tokens :])
             answer = replace(answer, text=shown)
             self.ids = [t for t in canvas if t not in self.model.traits.eos_ids[:1]]

@@ -13,8 +13,9 @@ import torch
 
 from unmask.core.errors import RequestError
 from unmask.core.types import Request
+from unmask.models.recommend import DEFAULT_TOKENS
 from unmask.pipeline.ask import Ask, Prompt
-from unmask.pipeline.settings import Settings, resolve
+from unmask.pipeline.settings import CHECKPOINT, DEFAULT, GIVEN, Settings, resolve
 from unmask.text import constraints as words
 from unmask.text import template as infill
 from unmask.text.codec import Codec
@@ -58,15 +59,8 @@ def prepare_one(model: Model, prompt: Prompt, ask: Ask, id: str) -> Prepared:
     chat = uses_chat(model, prompt, ask)
     ids = prompt_ids(model, prompt, ask, chat)
     given = _answer_template(model, ask)
-    length, advice = _length(model, len(ids), chat, ask, None if given is None else len(given))
-    settings = resolve(
-        ask.options,
-        advice,
-        model.traits,
-        model.kind.model_type,
-        length,
-        asked=ask.length is not None or given is not None,
-    )
+    length, length_by, advice = _length(model, len(ids), chat, ask.length if given is None else len(given))
+    settings = resolve(ask.options, advice, model.traits, model.kind.model_type, length, length_by)
     if given is None:
         given = [None] * length
         for position, token in _constraints(model, ask, length).items():
@@ -159,29 +153,33 @@ def _raw_text(prompt: Prompt, ask: Ask) -> str:
 # ---- the answer ------------------------------------------------------------------------------------------------------
 
 
-def _length(model: Model, prompt: int, chat: bool, ask: Ask, template: int | None) -> tuple[int, Recommended]:
-    """The answer's length and the checkpoint's advice for it. A length nobody asked for is cut to the room there is."""
+def _length(model: Model, prompt: int, chat: bool, wanted: int | None) -> tuple[int, str, Recommended]:
+    """The answer's length, who decided it, and the checkpoint's advice for it. Not asked for, it is cut to fit."""
     room = model.traits.max_len - prompt
-    wanted = ask.length if template is None else template
-    if template is not None and ask.length not in (None, template):
-        raise RequestError("answer length", expected=f"{template}, the template's own", got=str(ask.length))
     advice = model.recommended(wanted, chat)
     length = wanted if wanted is not None else min(advice.gen_length, room)
     if room < 1 or length > room:
-        tokens = f"{prompt} of the prompt + {max(length, 1)} of the answer = {prompt + max(length, 1)}"
+        answer = max(length, 1)
         raise RequestError(
             "prompt and answer",
             expected=f"at most {model.traits.max_len} tokens",
-            got=tokens,
+            got=f"{prompt} of the prompt + {answer} of the answer = {prompt + answer}",
             remedy="Shorten the prompt or ask for fewer tokens.",
         )
-    if length != advice.gen_length:
-        advice = model.recommended(length, chat)
-    return length, advice
+    if wanted is not None:
+        return length, GIVEN, advice
+    if length == advice.gen_length:
+        return length, DEFAULT if length == DEFAULT_TOKENS else CHECKPOINT, advice
+    return length, DEFAULT, model.recommended(length, chat)
 
 
 def _answer_template(model: Model, ask: Ask) -> list[int | None] | None:
-    return None if ask.template is None else infill.fill(ask.template, need_codec(model))
+    if ask.template is None:
+        return None
+    given = infill.fill(ask.template, need_codec(model))
+    if ask.length not in (None, len(given)):
+        raise RequestError("answer length", expected=f"{len(given)}, the template's own", got=str(ask.length))
+    return given
 
 
 def _constraints(model: Model, ask: Ask, length: int) -> dict[int, int]:

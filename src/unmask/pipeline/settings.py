@@ -36,13 +36,13 @@ class Settings:
 
 
 def resolve(
-    options: DecodeOptions, advice: Recommended, traits: Traits, family: str, gen_length: int, asked: bool
+    options: DecodeOptions, advice: Recommended, traits: Traits, family: str, gen_length: int, length_by: str
 ) -> Settings:
     """The strategy for one request.
 
     Args:
         advice: the checkpoint's recommended settings for this length; used by the default profile only.
-        asked: whether the user gave the length.
+        length_by: who decided the length: given, checkpoint or default.
 
     Raises:
         ConfigError, SpecError: options that are wrong or would have no effect.
@@ -55,10 +55,7 @@ def resolve(
     )
     strategy = build(merged, traits, family, gen_length)
     who = dict.fromkeys(said, GIVEN) | dict.fromkeys(by_checkpoint - said, CHECKPOINT)
-    length = (
-        GIVEN if asked else CHECKPOINT if options.profile == "default" and gen_length == advice.gen_length else DEFAULT
-    )
-    return Settings(strategy, gen_length, _table(options, merged, strategy, who, f"{gen_length} ({length})"))
+    return Settings(strategy, gen_length, _table(options, merged, strategy, who, f"{gen_length} ({length_by})"))
 
 
 def _merge(options: DecodeOptions, advice: Recommended, said: set[str], paired: bool) -> tuple[DecodeOptions, set[str]]:
@@ -98,6 +95,13 @@ def _pair(advice: Recommended, options: DecodeOptions, said: set[str]) -> dict[s
     return {"schedule": repr(schedule), "policy": repr(replace(policy, **numbers))}
 
 
+def spelled(component: Any) -> str:
+    """The spec of a component with its arguments, defaults too unless they are "off"."""
+    values = {f.name: getattr(component, f.name) for f in fields(component)}
+    args = ", ".join(f"{name}={value!r}" for name, value in values.items() if value is not None and value is not False)
+    return f"{component.spec_name}({args})" if args else str(component.spec_name)
+
+
 def _names(component: Any) -> set[str]:
     return {f.name for f in fields(component)}
 
@@ -128,7 +132,7 @@ def _table(
         "gen_length": length,
     }
     for axis, names in (("schedule", SCHEDULE), ("policy", POLICY), ("cache", ("cache",))):
-        table[axis] = f"{getattr(strategy, axis)!r} ({source(*names)})"
+        table[axis] = f"{spelled(getattr(strategy, axis))} ({source(*names)})"
     if strategy.guidance is not None:
         table["guidance"] = f"{strategy.guidance!r} ({source('cfg_scale', 'guidance_scale')})"
     table["temperature"] = f"{strategy.sampling.temperature:g} ({source('temperature')})"

@@ -1,1 +1,3 @@
-"""Consumers of the event stream: the terminal canvas, recordings, pictures, counters. They see ids and pieces, never a model."""
+"""Consumers of the event stream: the terminal canvas, recordings, pictures, counters. They see ids and pieces, never
+a model.
+"""

@@ -1,7 +1,8 @@
-"""How one token looks: its visible form, and the level its confidence belongs to. Shared by the terminal and the pictures.
+"""How one token looks: its visible form, and the level its confidence belongs to. Shared by the terminal and the
+pictures.
 
-Colours follow the LLaDA demo: masked grey, newly revealed red, orange or green by confidence (below 0.3, below 0.7, else),
-earlier tokens blue. Every level has a shape as well, so that nothing depends on seeing colours.
+Colours follow the LLaDA demo: masked grey, newly revealed red, orange or green by confidence (below 0.3, below 0.7,
+else), earlier tokens blue. Every level has a shape as well, so that nothing depends on seeing colours.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ _ASCII = {"\n": "\\n", "\r": "\\r", "\t": "\\t", " ": "_"}
 
 
 def share(confidence: float) -> float:
-    """A confidence as a number from 0 to 1: negative ones are negative entropies, whose exponential is 1 / choices left."""
+    """A confidence as a number from 0 to 1: a negative one is a negative entropy, its exponential 1 / choices left."""
     if math.isnan(confidence):
         return 0.0
     return math.exp(confidence) if confidence < 0 else min(confidence, 1.0)
@@ -40,7 +41,7 @@ def level(confidence: float) -> Level:
 
 
 def label(piece: str, ascii_only: bool = False) -> str:
-    """A token as one visible word: the space before a word is dropped, other white space and control signs are drawn."""
+    """A token as one visible word: the space before a word is dropped, other white space and control signs drawn."""
     word = piece[1:] if piece.startswith(" ") and piece.strip() else piece
     table = _ASCII if ascii_only else _VISIBLE
     word = "".join(table.get(c, c) for c in word)

@@ -1,7 +1,7 @@
 """The canvas in a terminal, redrawn in place as it settles, or one plain line per step where nothing can be redrawn.
 
-Enters: events and the text of a token id. Every position keeps its cell for the whole run, so nothing jumps. Colours say how
-sure a newly revealed token was, and the bar before it says the same to whoever does not see colours.
+Enters: events and the text of a token id. Every position keeps its cell for the whole run, so nothing jumps. Colours
+say how sure a newly revealed token was, and the bar before it says the same to whoever does not see colours.
 """
 
 from __future__ import annotations
@@ -20,9 +20,15 @@ if TYPE_CHECKING:
 CELL = 9
 """Columns of a token and the bar before it; longer tokens are cut, in the drawing only."""
 PROMPT_ROWS, OTHERS = 3, 6
-TRUE_COLOURS = {"masked": "#8a8a8a", "earlier": EARLIER, **COLOURS}
+TRUE_COLOURS: dict[str, str] = {"masked": "#8a8a8a", "earlier": EARLIER} | {str(k): v for k, v in COLOURS.items()}
 """The demo's colours; its grey, made for a white page, would vanish on a dark terminal."""
-BASIC_COLOURS = {"masked": "bright_black", "earlier": "bright_blue", "low": "bright_red", "middle": "yellow", "high": "bright_green"}
+BASIC_COLOURS = {
+    "masked": "bright_black",
+    "earlier": "bright_blue",
+    "low": "bright_red",
+    "middle": "yellow",
+    "high": "bright_green",
+}
 """For terminals of 16 colours, where the nearest of the true ones would all be white."""
 
 
@@ -80,7 +86,9 @@ class PlainCanvas:
 
     def _line(self, canvas: Canvas) -> str:
         hole = "_" if self._ascii else "░"
-        shown = (hole if i < 0 else _inline(self._piece(i), self._ascii) for i in canvas.ids[canvas.prompt_len : canvas.end])
+        shown = (
+            hole if i < 0 else _inline(self._piece(i), self._ascii) for i in canvas.ids[canvas.prompt_len : canvas.end]
+        )
         return "".join(shown)
 
 
@@ -168,7 +176,9 @@ class LiveCanvas:
             return ("." if self._ascii else "·").ljust(columns), "dim"
         if token < 0:
             again = position in canvas.fresh
-            return (("x" if again else " ") + (("." if self._ascii else "░") * (columns - 2)) + " "), self._colours["masked"]
+            return (("x" if again else " ") + (("." if self._ascii else "░") * (columns - 2)) + " "), self._colours[
+                "masked"
+            ]
         text = fit(label(self._piece(token), self._ascii), columns - 2, "~" if self._ascii else "…") + " "
         if canvas.fixed[position]:
             return "|" + text, "underline dim"
@@ -219,4 +229,3 @@ def _status(canvas: Canvas) -> str:
 def _inline(piece: str, ascii_only: bool) -> str:
     """A token within running text: spaces stay, everything else invisible is drawn."""
     return "".join(c if c == " " else label(c, ascii_only) for c in piece)
-

@@ -1,7 +1,7 @@
 """Output files that are whole or not there at all.
 
-Enters: a path and text. Leaves: the finished file, renamed into place from a hidden `.partial` beside it; after an error or
-an interrupt the folder is as it was. Pipes and devices cannot be renamed onto and are written to directly.
+Enters: a path and text. Leaves: the finished file, renamed into place from a hidden `.partial` beside it; after an
+error or an interrupt the folder is as it was. Pipes and devices cannot be renamed onto and are written to directly.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def _is_plain(target: Path) -> bool:
 
 
 class WholeFile:
-    """A text file (UTF-8) that appears only when `commit` is called; `discard`, or an error inside `with`, leaves no trace.
+    """A UTF-8 text file that appears only with `commit`; `discard`, or an error inside `with`, leaves no trace.
 
     Args:
         path: the file; a symbolic link is followed, an existing file is replaced at the end.
@@ -115,7 +115,9 @@ class WholeFile:
     def __enter__(self) -> WholeFile:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if kind is None:
             self.commit()
         else:

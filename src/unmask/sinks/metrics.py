@@ -1,4 +1,5 @@
-"""Counts what a run did from its events alone: tokens, forwards, seconds. Enters: events. Leaves: a `Summary` per request and in all.
+"""Counts what a run did from its events alone: tokens, forwards, seconds. Enters: events. Leaves: a `Summary` per
+request and in all.
 
 Seconds are the engine's own step times, so a drawing or a slow pipe does not make the model look slow.
 """

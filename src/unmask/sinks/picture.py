@@ -1,7 +1,8 @@
 """Pictures of a settling canvas as SVG, made by hand: one file, no fonts or scripts from outside.
 
-Enters: the events of one request and the text of a token id. Leaves: SVG text. `settling` stacks a few moments of the run, tokens
-tinted by confidence as in the terminal; `by_step` draws the finished canvas once, tinted by the forward that wrote each token.
+Enters: the events of one request and the text of a token id. Leaves: SVG text. `settling` stacks a few moments of the
+run, tokens tinted by confidence as in the terminal; `by_step` draws the finished canvas once, tinted by the forward
+that wrote each token.
 """
 
 from __future__ import annotations
@@ -39,7 +40,13 @@ class Box:
 
 
 def settling(
-    events: Iterable[Event], piece: Piece, *, request: str | None = None, rows: int = 6, columns: int = 78, title: str = ""
+    events: Iterable[Event],
+    piece: Piece,
+    *,
+    request: str | None = None,
+    rows: int = 6,
+    columns: int = 78,
+    title: str = "",
 ) -> str:
     """An SVG of `rows` moments of one run, from the first step to the last, every token always in the same place.
 
@@ -72,7 +79,7 @@ def settling(
 def by_step(
     events: Iterable[Event], piece: Piece, *, request: str | None = None, columns: int = 78, title: str = ""
 ) -> str:
-    """An SVG of the finished canvas, each token tinted by the forward that wrote it. Arguments and errors as in `settling`."""
+    """An SVG of the finished canvas, each token tinted by the forward that wrote it; otherwise as `settling`."""
     last = _moments(events, request)[-1]
     boxes, lines = _layout(last, piece, columns)
     top = MARGIN + (LINE if title else 0)
@@ -125,7 +132,7 @@ def _choose(moments: list[Canvas], rows: int) -> list[Canvas]:
 
 
 def _layout(last: Canvas, piece: Piece, columns: int) -> tuple[dict[int, Box], int]:
-    """Places from the finished text: cells as wide as their final token, lines broken between cells and at line ends."""
+    """Places from the finished text: cells as wide as their final token; a line ends where it is full or at a newline."""
     boxes: dict[int, Box] = {}
     x, row, limit = 0.0, 0, columns * SIGN
     for position in range(last.prompt_len, len(last.ids) if last.end is None else last.end):
@@ -175,12 +182,25 @@ def _settling_cell(canvas: Canvas, position: int, box: Box, piece: Piece, top: f
 
 
 def _token(
-    box: Box, top: float, text: str, fill: str, ink: str, *, left: float, edge: str = "", dashed: bool = False,
-    bold: bool = False, tip: str = "",
-) -> str:  # fmt: skip
+    box: Box,
+    top: float,
+    text: str,
+    fill: str,
+    ink: str,
+    *,
+    left: float,
+    edge: str = "",
+    dashed: bool = False,
+    bold: bool = False,
+    tip: str = "",
+) -> str:
     """One cell. `textLength` makes the word fit its cell whatever monospace font the viewer has."""
     x, y = left + box.x, top + box.row * LINE
-    stroke = f' stroke="{edge}" stroke-width="{1.5 if bold else 1:g}"' + (' stroke-dasharray="2 2"' if dashed else "") if edge else ""
+    stroke = (
+        f' stroke="{edge}" stroke-width="{1.5 if bold else 1:g}"' + (' stroke-dasharray="2 2"' if dashed else "")
+        if edge
+        else ""
+    )
     cell = f'<rect x="{x:.1f}" y="{y:.1f}" width="{box.wide:.1f}" height="{LINE - 4:g}" rx="3" fill="{fill}"{stroke}/>'
     if text.strip():
         long = min(width(text) * SIGN, box.wide - SIGN)
@@ -194,7 +214,11 @@ def _token(
 
 def _legend(y: float) -> str:
     parts, x = [], 0.0
-    samples = [("masked", HOLE, HOLE_EDGE, True, False), *((WORDS[k], FILL[k], EDGE[k], False, True) for k in FILL), ("earlier", EARLIER_FILL, "", False, False)]
+    samples = [
+        ("masked", HOLE, HOLE_EDGE, True, False),
+        *((WORDS[k], FILL[k], EDGE[k], False, True) for k in FILL),
+        ("earlier", EARLIER_FILL, "", False, False),
+    ]
     for word, fill, edge, dashed, bold in samples:
         parts.append(_token(Box(x, 0, 18), y, "", fill, INK, left=MARGIN + SIDE, edge=edge, dashed=dashed, bold=bold))
         parts.append(f'<text x="{MARGIN + SIDE + x + 24:g}" y="{y + 14:g}" fill="{QUIET}" font-size="12">{word}</text>')
@@ -220,14 +244,19 @@ def _scale(share: float) -> str:
 
 def _safe(text: str) -> str:
     """Escaped, without signs that XML 1.0 forbids."""
-    allowed = (c for c in text if c in "\t\n" or 0x20 <= ord(c) <= 0xD7FF or 0xE000 <= ord(c) <= 0xFFFD or ord(c) > 0xFFFF)
+    allowed = (
+        c for c in text if c in "\t\n" or 0x20 <= ord(c) <= 0xD7FF or 0xE000 <= ord(c) <= 0xFFFD or ord(c) > 0xFFFF
+    )
     return escape("".join(allowed))
 
 
 def _page(wide: float, high: float, parts: list[str], title: str, words: str) -> str:
-    head = f'<text x="{MARGIN:g}" y="{MARGIN + 8:g}" fill="{INK}" font-weight="600">{_safe(title)}</text>' if title else ""
+    head = (
+        f'<text x="{MARGIN:g}" y="{MARGIN + 8:g}" fill="{INK}" font-weight="600">{_safe(title)}</text>' if title else ""
+    )
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{wide:.0f}" height="{high:.0f}" viewBox="0 0 {wide:.0f} {high:.0f}" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{wide:.0f}" height="{high:.0f}" '
+        f'viewBox="0 0 {wide:.0f} {high:.0f}" '
         f'role="img" font-family="{escape(FONT, quote=True)}" font-size="14" xml:space="preserve">'
         f"<title>{_safe(title or 'A canvas settling')}</title><desc>{_safe(words)}</desc>"
         f'<rect width="100%" height="100%" rx="8" fill="{CARD}"/>{head}{"".join(parts)}</svg>\n'

@@ -1,7 +1,8 @@
 """Recordings: a run as JSON lines, replayed without a model and without a tokenizer.
 
-Line 1 is the header (format, version, and what the caller adds: config, versions, seed). Then events, each preceded by
-`{"piece": {id: text}}` for ids not seen before. The last line `{"end": lines}` tells a whole recording from a cut one.
+Line 1 is the header (format, version, and what the caller adds: config, versions, seed). Then events, each preceded
+by `{"piece": {id: text}}` for ids not seen before. The last line `{"end": lines}` tells a whole recording from a cut
+one.
 """
 
 from __future__ import annotations
@@ -99,7 +100,9 @@ def read(path: str | Path) -> Recording:
     try:
         lines = Path(path).read_bytes().decode("utf-8").split("\n")
     except UnicodeDecodeError as error:
-        raise RecordingError(str(path), expected="a recording in UTF-8", got=f"byte {error.start} that is not") from None
+        raise RecordingError(
+            str(path), expected="a recording in UTF-8", got=f"byte {error.start} that is not"
+        ) from None
     if lines[-1] == "":
         lines.pop()
     rows = [_parse(text, path, n) for n, text in enumerate(lines, 1)]
@@ -121,7 +124,11 @@ def _parse(text: str, path: str | Path, number: int) -> dict[str, Any]:
 
 def _header(rows: list[dict[str, Any]], path: str | Path) -> dict[str, Any]:
     if not rows or rows[0].get("format") != FORMAT:
-        raise RecordingError(str(path), expected=f'a first line with "format": "{FORMAT}"', got="another file" if rows else "an empty file")
+        raise RecordingError(
+            str(path),
+            expected=f'a first line with "format": "{FORMAT}"',
+            got="another file" if rows else "an empty file",
+        )
     if type(rows[0].get("version")) is not int or rows[0]["version"] != VERSION:
         remedy = "It was made by another version of unmask; replay it there, or record it again."
         raise RecordingError(str(path), expected=f"version {VERSION}", got=repr(rows[0].get("version")), remedy=remedy)
@@ -132,7 +139,9 @@ def _check_end(rows: list[dict[str, Any]], path: str | Path) -> None:
     end = rows[-1].get("end")
     if type(end) is not int or end != len(rows) - 1:
         got = "no such line" if end is None else f"{end!r} after {len(rows) - 1} lines"
-        raise RecordingError(str(path), expected='a last line {"end": number of lines}', got=got, remedy="The recording is cut.")
+        raise RecordingError(
+            str(path), expected='a last line {"end": number of lines}', got=got, remedy="The recording is cut."
+        )
 
 
 def _collect(header: dict[str, Any], rows: list[dict[str, Any]], path: str | Path) -> Recording:
@@ -191,7 +200,11 @@ def _check_numbers(event: Event, n: int) -> None:
         bad = next((w for w in event.writes if not 0 <= w[0] < n or w[3] not in (1, 2, 3)), None)
         if bad is not None:
             raise ValueError(f"a write {bad!r} in a canvas of {n}")
-        if not isinstance(event.work.seconds, int | float) or not event.work.seconds >= 0 or type(event.work.sharing) is not int:
+        if (
+            not isinstance(event.work.seconds, int | float)
+            or not event.work.seconds >= 0
+            or type(event.work.sharing) is not int
+        ):
             raise ValueError(f"work {event.work!r}")
     spans: tuple[Any, ...] = ()
     if isinstance(event, Opened | BlockDone):

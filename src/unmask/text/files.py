@@ -43,6 +43,14 @@ def read_tokenizer(directory: Path) -> TokenizerFiles:
     """
     config = _read_json(directory / "tokenizer_config.json")
     old = _read_json(directory / "special_tokens_map.json")
+    try:
+        return _read(directory, config, old)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        what = directory / "tokenizer_config.json"
+        raise _damaged(what, f"{type(error).__name__}: {error}") from None
+
+
+def _read(directory: Path, config: Mapping[str, Any], old: Mapping[str, Any]) -> TokenizerFiles:
     named = {k: text for k in NAMED if (text := _content(config.get(k, old.get(k)))) is not None}
     extra = _extra_names(config) or _extra_names(old)
     backend = _backend(directory, config)

@@ -9,16 +9,17 @@ from __future__ import annotations
 import importlib
 import random
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
-from tokenizers import Tokenizer
-
 from unmask.core.errors import ConfigError
+from unmask.text.codec import Codec
 from unmask.train.batch import Batch, Row, collate
+from unmask.train.records import TEXT, Files, Hub, Record, Shuffled, text_field
 from unmask.train.tokenizer import ASSISTANT, EOS, SYSTEM, USER
 
 State = dict[str, Any]
+NO_ROW_LIMIT = 1000  # records in a row that may be too long before the data counts as unusable
 
 
 class Item(Protocol):
@@ -30,15 +31,38 @@ class Item(Protocol):
     def answer(self) -> str: ...
 
 
-Source = Callable[[random.Random, Mapping[str, float]], Iterator[Item]]
+Generate = Callable[[random.Random, Mapping[str, float]], Iterator[Item]]
 
 
 class Stream(Protocol):
-    """Endless batches with a position that can be saved."""
+    """Endless batches with a position that can be saved, and texts to train a tokenizer on (before `bind`)."""
 
+    def bind(self, codec: Codec) -> None: ...
     def next(self) -> Batch: ...
+    def texts(self) -> Iterator[str]: ...
     def state(self) -> State: ...
     def restore(self, state: State) -> None: ...
+
+
+class _Bound:
+    """The tokenizer arrives after the stream: it may have been trained on the stream's own texts."""
+
+    _codec: Codec | None = None
+
+    def bind(self, codec: Codec) -> None:
+        self._codec = codec
+
+    @property
+    def codec(self) -> Codec:
+        assert self._codec is not None, "bind a tokenizer first"
+        return self._codec
+
+    @property
+    def eos(self) -> int:
+        return special(self.codec, EOS)
+
+
+# --- problems from a generator ----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -60,7 +84,7 @@ class GeneratorData:
         gen_lengths, gen_share, short_tail: the answer is followed by EOS up to one of `gen_lengths` in `gen_share` of the
             rows, and by 0 to `short_tail` EOS in the others: so every generation length is in distribution.
         whole_share: rows whose prompt may be masked too (infilling).
-        history_share, system_share: rows with one earlier turn, rows with a system prompt.
+        history_share, system_share: rows with one earlier turn, rows with a system prompt out of `systems`.
     """
 
     kind: ClassVar[str] = "generator"
@@ -73,7 +97,7 @@ class GeneratorData:
     whole_share: float = 0.0
     history_share: float = 0.0
     system_share: float = 0.0
-    systems: tuple[str, ...] = field(default=("You are a helpful assistant.",))
+    systems: tuple[str, ...] = ("You are a helpful assistant.",)
 
     def __post_init__(self) -> None:
         starts = [s.start for s in self.stages]
@@ -82,20 +106,28 @@ class GeneratorData:
         for stage in self.stages:
             if not stage.mix or min(stage.mix.values()) < 0 or sum(stage.mix.values()) <= 0:
                 raise ConfigError(f"data.stages: mix of start {stage.start} is unusable", expected="weights above 0")
-        if self.batch_tokens < 1:
-            raise ConfigError("data.batch_tokens is out of range", expected="1 or more", got=str(self.batch_tokens))
+        for name in ("gen_share", "whole_share", "history_share", "system_share"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ConfigError(f"data.{name} is out of range", expected="0 to 1", got=str(getattr(self, name)))
+        _positive(self, "batch_tokens")
 
     def mix_at(self, step: int) -> Mapping[str, float]:
         return [s for s in self.stages if s.start <= step][-1].mix
 
+    def open(self, seed: int, per_step: int = 1) -> Stream:
+        """The stream; the generator is found and asked for one item now, so that a wrong name fails early."""
+        stream = GeneratorStream(self, seed, per_step)
+        for stage in self.stages:
+            next(stream.source(random.Random(0), stage.mix))
+        return stream
 
-class GeneratorStream:
+
+class GeneratorStream(_Bound):
     """`per_step` batches a step; batch i is drawn by Random("seed/i"), so the position is one number."""
 
-    def __init__(self, cfg: GeneratorData, tokenizer: Tokenizer, seed: int, per_step: int = 1) -> None:
-        self.cfg, self.tokenizer, self.seed, self.per_step, self.at = cfg, tokenizer, seed, per_step, 0
-        self.source: Source = load_function(cfg.source)
-        self.ids = {t: _special(tokenizer, t) for t in (EOS, USER, ASSISTANT, SYSTEM)}
+    def __init__(self, cfg: GeneratorData, seed: int, per_step: int) -> None:
+        self.cfg, self.seed, self.per_step, self.at = cfg, seed, per_step, 0
+        self.source: Generate = load_function(cfg.source)
 
     def next(self) -> Batch:
         rng = random.Random(f"{self.seed}/{self.at}")
@@ -103,34 +135,32 @@ class GeneratorStream:
         self.at += 1
         items, rows, tokens = self.source(rng, mix), [], 0
         while tokens < self.cfg.batch_tokens:
-            rows.append(self.row(items, rng))
+            rows.append(self._row(items, rng))
             tokens += len(rows[-1].ids)
-        return collate(rows, self.ids[EOS])
+        return collate(rows, self.eos)
 
-    def row(self, items: Iterator[Item], rng: random.Random) -> Row:
-        cfg, prompt = self.cfg, []
+    def _row(self, items: Iterator[Item], rng: random.Random) -> Row:
+        cfg, codec, eos, prompt = self.cfg, self.codec, self.eos, []
         if rng.random() < cfg.system_share:
-            prompt += [self.ids[SYSTEM], *self._encode(rng.choice(cfg.systems))]
+            prompt += [special(codec, SYSTEM), *codec.encode(rng.choice(cfg.systems))]
         if rng.random() < cfg.history_share:
-            prompt += [*self._turn(next(items)), self.ids[EOS]]
+            item = next(items)
+            prompt += [*_turn(codec, item.prompt), *codec.encode(item.answer), eos]
         item = next(items)
-        prompt += [self.ids[USER], *self._encode(item.prompt), self.ids[ASSISTANT]]
-        answer = [*self._encode(item.answer), self.ids[EOS]]
+        prompt += _turn(codec, item.prompt)
+        answer = [*codec.encode(item.answer), eos]
         tail = self._tail(len(answer), rng)
-        ids = (*prompt, *answer, *([self.ids[EOS]] * tail))
-        return Row(ids, len(prompt), tail, rng.random() < cfg.whole_share)
-
-    def _turn(self, item: Item) -> list[int]:
-        return [self.ids[USER], *self._encode(item.prompt), self.ids[ASSISTANT], *self._encode(item.answer)]
+        return Row((*prompt, *answer, *([eos] * tail)), len(prompt), tail, rng.random() < cfg.whole_share)
 
     def _tail(self, length: int, rng: random.Random) -> int:
         if rng.random() < self.cfg.gen_share:
             return max(0, rng.choice(self.cfg.gen_lengths) - length)
         return rng.randint(0, self.cfg.short_tail)
 
-    def _encode(self, text: str) -> list[int]:
-        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
-        return ids
+    def texts(self) -> Iterator[str]:
+        for item in self.source(random.Random(f"{self.seed}/tokenizer"), self.cfg.stages[0].mix):
+            yield item.prompt
+            yield item.answer
 
     def state(self) -> State:
         return {"at": self.at}
@@ -139,19 +169,179 @@ class GeneratorStream:
         self.at = int(state["at"])
 
 
+def _turn(codec: Codec, prompt: str) -> list[int]:
+    """One user turn up to the place where the assistant answers, as the tokenizer's chat template writes it."""
+    return [special(codec, USER), *codec.encode(prompt), special(codec, ASSISTANT)]
+
+
+# --- plain text -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class TextData:
+    """Documents for pretraining.
+
+    Args:
+        source: local files or a hub dataset. field: the text of a record.
+        length: tokens of a row. rows: rows of a batch.
+        packed: documents run on across rows, each ended by EOS, and every row is full; otherwise one document a row, cut
+            at `length`.
+        window: records shuffled together.
+    """
+
+    kind: ClassVar[str] = "text"
+    source: Files | Hub
+    field: str = TEXT
+    length: int = 512
+    rows: int = 16
+    packed: bool = True
+    window: int = 10_000
+
+    def __post_init__(self) -> None:
+        _positive(self, "length", "rows", "window")
+
+    def open(self, seed: int, per_step: int = 1) -> Stream:
+        return TextStream(self, Shuffled(self.source.open(), seed, self.window))
+
+
+class TextStream(_Bound):
+    """Rows of text; the position is that of the records plus the tokens that wait for the next row."""
+
+    def __init__(self, cfg: TextData, records: Shuffled) -> None:
+        self.cfg, self.records = cfg, records
+        self.waiting: list[int] = []
+
+    def next(self) -> Batch:
+        rows = [Row(self._tokens(), 0) for _ in range(self.cfg.rows)]
+        return collate(rows, self.eos)
+
+    def _tokens(self) -> tuple[int, ...]:
+        length = self.cfg.length
+        if not self.cfg.packed:
+            return tuple(self._document()[:length])
+        while len(self.waiting) < length:
+            self.waiting += self._document()
+        row, self.waiting = self.waiting[:length], self.waiting[length:]
+        return tuple(row)
+
+    def _document(self) -> list[int]:
+        return [*self.codec.encode(text_field(self.records.next(), self.cfg.field)), self.eos]
+
+    def texts(self) -> Iterator[str]:
+        return _texts(self.records, self.cfg.field)
+
+    def state(self) -> State:
+        return {"records": self.records.state(), "waiting": self.waiting}
+
+    def restore(self, state: State) -> None:
+        self.records.restore(state["records"])
+        self.waiting = list(state["waiting"])
+
+
+# --- pairs of prompt and answer ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class PairData:
+    """Prompts and answers for SFT, written by the tokenizer's chat template where it has one.
+
+    Args:
+        source: local files or a hub dataset. prompt, answer: the fields of a record.
+        length: longest row in tokens; longer pairs are left out. rows: rows of a batch.
+        pad_to_longest: EOS padding up to the longest row is part of the canvas (published); otherwise only one EOS is.
+        window: records shuffled together.
+    """
+
+    kind: ClassVar[str] = "pairs"
+    source: Files | Hub
+    prompt: str = "prompt"
+    answer: str = "answer"
+    length: int = 512
+    rows: int = 16
+    pad_to_longest: bool = True
+    window: int = 10_000
+
+    def __post_init__(self) -> None:
+        _positive(self, "length", "rows", "window")
+
+    def open(self, seed: int, per_step: int = 1) -> Stream:
+        return PairStream(self, Shuffled(self.source.open(), seed, self.window))
+
+
+class PairStream(_Bound):
+    """Rows of prompt, answer, EOS and EOS padding."""
+
+    def __init__(self, cfg: PairData, records: Shuffled) -> None:
+        self.cfg, self.records = cfg, records
+
+    def next(self) -> Batch:
+        eos = self.eos
+        rows = [self._row() for _ in range(self.cfg.rows)]
+        if self.cfg.pad_to_longest:
+            longest = max(len(r.ids) for r in rows)
+            rows = [Row((*r.ids, *([eos] * (n := longest - len(r.ids)))), r.prompt, n) for r in rows]
+        return collate(rows, eos)
+
+    def _row(self) -> Row:
+        for _ in range(NO_ROW_LIMIT):
+            record = self.records.next()
+            prompt = self._prompt(text_field(record, self.cfg.prompt))
+            answer = self.codec.encode(text_field(record, self.cfg.answer))
+            if len(prompt) + len(answer) < self.cfg.length:
+                return Row((*prompt, *answer, self.eos), len(prompt))
+        raise ConfigError(
+            f"{NO_ROW_LIMIT} records in a row are longer than data.length", expected=f"pairs of up to {self.cfg.length} tokens"
+        )
+
+    def _prompt(self, text: str) -> list[int]:
+        codec = self.codec
+        return codec.encode_chat([{"role": "user", "content": text}]) if codec.has_template else codec.encode(text)
+
+    def texts(self) -> Iterator[str]:
+        while True:
+            record: Record = self.records.next()
+            yield text_field(record, self.cfg.prompt)
+            yield text_field(record, self.cfg.answer)
+
+    def state(self) -> State:
+        return {"records": self.records.state()}
+
+    def restore(self, state: State) -> None:
+        self.records.restore(state["records"])
+
+
+# --- shared -----------------------------------------------------------------------------------------------------------
+
+Data = GeneratorData | TextData | PairData
+
+
+def _texts(records: Shuffled, field: str) -> Iterator[str]:
+    while True:
+        yield text_field(records.next(), field)
+
+
+def _positive(cfg: Any, *names: str) -> None:
+    for name in names:
+        if getattr(cfg, name) < 1:
+            raise ConfigError(f"data.{name} is out of range", expected="1 or more", got=str(getattr(cfg, name)))
+
+
 def load_function(name: str) -> Any:
-    """The function behind "package.module:function"."""
+    """The function behind "package.module:function". Strings keep the rooms apart: training never imports evaluation."""
     module, _, attribute = name.partition(":")
     try:
         return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError):
+    except (ModuleNotFoundError, AttributeError, ValueError):
         raise ConfigError(
             f"cannot find {name!r}", expected="package.module:function", remedy="check the spelling; is the package installed?"
         ) from None
 
 
-def _special(tokenizer: Tokenizer, token: str) -> int:
-    found: int | None = tokenizer.token_to_id(token)
+def special(codec: Codec, token: str) -> int:
+    """The id of a special token. EOS and mask may also go by the names the tokenizer's config gives them."""
+    found = codec.token_id(token)
+    if found is None and token == EOS:
+        found = codec.named("eos_token")
     if found is None:
-        raise ConfigError(f"the tokenizer has no {token} token", remedy="train one with `unmask train` or add the token")
+        raise ConfigError(f"the tokenizer has no {token} token", remedy="train one with `unmask tokenizer train`")
     return found

@@ -87,6 +87,7 @@ class RunConfig:
         accumulate: micro-batches summed into one step.
         precision: "bf16" autocast or "fp32".
         checkpointing: recompute layer activations in the backward pass.
+        compile: fuse pointwise work by torch.compile (needs a C++ compiler on the CPU).
         ema: decay of the moving average of the weights, 0 for none; with one, validation and export use it.
         device: "auto" is cuda, mps, cpu in this order.
         threads: CPU threads, 0 leaves torch's choice.
@@ -97,6 +98,7 @@ class RunConfig:
     accumulate: int = 1
     precision: Literal["bf16", "fp32"] = "bf16"
     checkpointing: bool = False
+    compile: bool = False
     ema: float = 0.0
     device: str = "auto"
     threads: int = 0

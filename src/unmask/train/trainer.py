@@ -45,7 +45,7 @@ class Trainer:
         self.model = Transformer(recipe.model.transformer(self.tokenizer.get_vocab_size()))
         self.model.init_weights(recipe.seed, recipe.model.init_std)
         self.model.to(self.device)
-        self.net = Net(self.model, recipe.run.checkpointing)
+        self.net = Net(self.model, recipe.run.checkpointing, recipe.run.compile)
         self.objective = dataclasses.replace(
             recipe.objective, noise=dataclasses.replace(recipe.objective.noise, mask_id=self.tokenizer.token_to_id(MASK))
         )

@@ -1,0 +1,121 @@
+"""`unmask train RECIPE`: trains a model; a killed run goes on where it stood with --resume."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from unmask.cli.output import Notices, print_json
+from unmask.cli.parsing import Parser
+from unmask.core.errors import InputError
+
+if TYPE_CHECKING:
+    from unmask.train.events import TrainEvent
+
+EXAMPLES = """\
+  unmask train recipes/nano.yaml --out runs/nano
+  unmask train recipes/nano.yaml run.steps=200 optim.lr=0.002 --out runs/try
+  unmask train recipes/nano.yaml --out runs/nano --resume          after a crash or Ctrl-C"""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Prints the folder of the finished model on stdout; progress goes to stderr and to metrics.jsonl."""
+    parser = Parser(
+        "unmask train",
+        "Train a model from a recipe. Progress is on stderr, numbers are in OUT/metrics.jsonl.",
+        EXAMPLES,
+    )
+    parser.add_argument("recipe", metavar="RECIPE", help="a YAML file")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="values that win over the recipe: optim.lr=0.001"
+    )
+    parser.option(parser, "--out", "-o", metavar="DIR", help="folder of the run (default: runs/NAME of the recipe)")
+    parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in the folder")
+    parser.add_argument("--json", action="store_true", help="print the last numbers as JSON instead of the folder")
+    parser.add_argument("--quiet", "-q", action="store_true", help="no progress")
+    args = parser.parse(argv)
+    _check(args)
+    from unmask.train.recipe import load_recipe
+
+    recipe = load_recipe(args.recipe, args.overrides)
+    out = Path(args.out or Path("runs") / recipe.name)
+    _check_folder(out, args.resume)
+    from unmask.train.trainer import Trainer
+
+    return _watch(Trainer(recipe, out).fit(), args)
+
+
+def _check(args: argparse.Namespace) -> None:
+    wrong = next((o for o in args.overrides if "=" not in o), None)
+    if wrong is not None:
+        raise InputError(f"override {wrong!r}", expected="key=value, such as optim.lr=0.001", got=wrong)
+    if not Path(args.recipe).is_file():
+        raise InputError(
+            f"recipe {args.recipe}", expected="a YAML file", got="no such file", remedy="See recipes/ for examples."
+        )
+
+
+def _check_folder(out: Path, resume: bool) -> None:
+    """A run never overwrites another one by accident."""
+    if out.exists() and not out.is_dir():
+        raise InputError(f"--out {out}", expected="a folder", got="a file")
+    begun = out.is_dir() and any((out / "checkpoints").glob("*"))
+    if begun and not resume:
+        raise InputError(
+            f"--out {out}",
+            expected="a new folder",
+            got="a run that has begun",
+            remedy="Add --resume to go on with it, or name another folder.",
+        )
+    if resume and not begun:
+        raise InputError(
+            f"--resume in {out}",
+            expected="a run with a checkpoint",
+            got="none",
+            remedy="Leave --resume out to start it.",
+        )
+
+
+def _watch(events: Iterator[TrainEvent], args: argparse.Namespace) -> int:
+    """Says what happens and returns when the run is done."""
+    from unmask.train.events import Done, Progress, Saved, Started, Validated
+
+    notices, begun, first, last = Notices(args.quiet), time.perf_counter(), 0, {}
+    for event in events:
+        if isinstance(event, Started):
+            first = event.step
+            words = f"from step {event.step}" if event.step else "from the start"
+            notices.say(
+                f"{event.name}: {event.parameters / 1e6:.2f} M parameters on {event.device}, "
+                f"{event.steps} steps, {words}"
+            )
+        elif isinstance(event, Progress):
+            last = {"step": event.step, "tokens": event.tokens, **event.metrics}
+            left = (time.perf_counter() - begun) / max(event.step - first, 1) * (event.steps - event.step)
+            numbers = "  ".join(f"{name} {value:.4g}" for name, value in event.metrics.items())
+            notices.say(
+                f"step {event.step:>6}/{event.steps}  {numbers}  lr {event.lr:.2e}  "
+                f"{event.speed:,.0f} tokens/s  {_clock(left)} left"
+            )
+        elif isinstance(event, Validated):
+            numbers = "  ".join(f"{name} {value:.4g}" for name, value in event.metrics.items())
+            notices.say(f"step {event.step:>6}  held out: {numbers}{'  (best)' if event.best else ''}")
+        elif isinstance(event, Saved):
+            notices.say(f"step {event.step:>6}  saved {event.path}")
+        elif isinstance(event, Done):
+            if args.json:
+                print_json({**last, "step": event.step, "tokens": event.tokens, "model": str(event.path)})
+            else:
+                print(event.path)
+    sys.stdout.flush()
+    return 0
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}"

@@ -1,0 +1,147 @@
+"""Scores on the project's own held-out tasks: accuracy with its interval, beside what it cost.
+
+Enters: a loaded model, task names, strategies. Leaves: one `Score` per task and strategy. Items are decoded together, as a
+crowd of the model's slots; strategies take turns task by task, so that their clocks see the same machine.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from statistics import fmean
+from typing import Any
+
+from unmask.core.errors import ConfigError
+from unmask.core.events import Stepped
+from unmask.evals.intervals import wilson
+from unmask.evals.tasks.synthetic import TASKS, Item, held_out, stream, task_named
+from unmask.pipeline import Model
+
+COUNT = 500
+ONE_PER_STEP = {"policy": "low_confidence(steps=100000)"}
+GRID: dict[str, dict[str, Any]] = {
+    f"{label}, {cache}": {**options, "cache": cache}
+    for label, options in (
+        ("1 token/step", ONE_PER_STEP),
+        ("threshold 0.95", {"policy": "threshold(0.95)"}),
+        ("threshold 0.9", {"policy": "threshold(0.9)"}),
+        ("threshold 0.7", {"policy": "threshold(0.7)"}),
+        ("threshold 0.5", {"policy": "threshold(0.5)"}),
+        ("factor 0.5", {"policy": "factor(0.5)"}),
+        ("factor 1", {"policy": "factor(1.0)"}),
+    )
+    for cache in ("none", "prefix", "dual")
+}
+"""Accuracy against speed: one token per step, thresholds and factors, times the caches."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """One task under one strategy.
+
+    Args:
+        low, high: 95 % Wilson interval of `accuracy`.
+        nfe: mean forwards per answer; tokens: mean visible tokens per answer, EOS and padding not counted.
+        tokens_per_s: visible tokens of all answers per second of wall time, `crowd` answers at a time.
+        row_layers: rows times layers computed per answer.
+    """
+
+    task: str
+    strategy: str
+    n: int
+    correct: int
+    accuracy: float
+    low: float
+    high: float
+    nfe: float
+    tokens: float
+    tokens_per_forward: float
+    tokens_per_s: float
+    row_layers: float
+    crowd: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form."""
+        return asdict(self)
+
+
+def evaluate(
+    model: Model,
+    tasks: Sequence[str] | None = None,
+    count: int = COUNT,
+    strategies: Mapping[str, Mapping[str, Any]] | None = None,
+    seed: int = 0,
+) -> Iterator[Score]:
+    """Scores, one by one.
+
+    Args:
+        tasks: names of synthetic tasks; None takes all.
+        count: held-out items per task; they are the same for every call with the same seed.
+        strategies: label -> keywords of `Model.generate`; None takes one token per step, no cache.
+
+    Raises:
+        ConfigError: an unknown task, or a count below 1.
+    """
+    if count < 1:
+        raise ConfigError("count", expected=">= 1", got=str(count))
+    names = list(TASKS) if tasks is None else [task_named(t).name for t in tasks]
+    for name in names:
+        items = held_out(name, count, seed)
+        for label, options in (strategies or {"1 token/step, none": {**ONE_PER_STEP, "cache": "none"}}).items():
+            yield _score(model, name, items, label, options)
+
+
+class _Rows:
+    """A sink that adds up the rows computed."""
+
+    def __init__(self) -> None:
+        self.row_layers = 0
+
+    def __call__(self, event: Any) -> None:
+        if isinstance(event, Stepped):
+            self.row_layers += event.work.row_layers
+
+    def close(self) -> None:
+        """Nothing to release."""
+
+
+def _score(model: Model, name: str, items: Sequence[Item], label: str, options: Mapping[str, Any]) -> Score:
+    rows, check, begun = _Rows(), task_named(name).check, time.perf_counter()
+    answers = model.generate([i.prompt for i in items], sinks=[rows], **options)
+    seconds = time.perf_counter() - begun
+    answers = answers if isinstance(answers, list) else [answers]
+    correct = sum(check(i, a.text) for i, a in zip(items, answers, strict=True))
+    tokens, forwards = sum(a.completion_tokens for a in answers), sum(a.nfe for a in answers)
+    low, high = wilson(correct, len(items))
+    n = len(items)
+    return Score(
+        task=name,
+        strategy=label,
+        n=n,
+        correct=correct,
+        accuracy=correct / n,
+        low=low,
+        high=high,
+        nfe=fmean(a.nfe for a in answers),
+        tokens=tokens / n,
+        tokens_per_forward=tokens / max(forwards, 1),
+        tokens_per_s=tokens / seconds,
+        row_layers=rows.row_layers / n,
+        crowd=min(model.slots, n),
+    )
+
+
+def trivial(tasks: Sequence[str] | None = None, count: int = COUNT, seed: int = 0, fit: int = 2000) -> dict[str, float]:
+    """Accuracy of a baseline without a model: for each task the better of the prompt's own last words and the most
+    frequent training answer. Any score near it means nothing was learned."""
+    out = {}
+    for name in list(TASKS) if tasks is None else tasks:
+        source = stream(random.Random(f"baseline/{name}/{seed}"), {name: 1.0})
+        common = Counter(next(source).answer for _ in range(fit)).most_common(1)[0][0]
+        items, check = held_out(name, count, seed), task_named(name).check
+        echoed = sum(check(i, i.prompt.partition(":")[2].strip() or i.prompt) for i in items)
+        out[name] = max(echoed, sum(check(i, common) for i in items)) / count
+    return out
