@@ -24,7 +24,7 @@ STAMPS := $(VENV)/.stamps
 OFFLINE := HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint format docs build clean
+.PHONY: help demo test check lint format docs picture build clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -76,6 +76,9 @@ format: $(STAMPS)/dev ## rewrite the files in the house format
 
 docs: $(STAMPS)/docs ## the documentation site, in site/
 	$(BIN)/mkdocs build --strict
+
+picture: $(STAMPS)/run ## redraw the README's picture of a canvas settling
+	@$(OFFLINE) $(BIN)/unmask generate --svg docs/assets/settling.svg "Solve this sudoku: 2 0 0 3 / 0 3 0 2 / 3 1 0 4 / 0 2 3 1"
 
 build: $(STAMPS)/dev ## wheel and sdist, in dist/
 	@$(PIP) build

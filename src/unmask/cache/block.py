@@ -9,7 +9,7 @@ from collections.abc import Sequence as Seq
 
 from torch import Tensor
 
-from unmask.cache.plans import Kind, forward, lowest
+from unmask.cache.plans import Kind, forward, lowest, whole_blocks
 from unmask.core.errors import RequestError
 from unmask.core.spec import component
 from unmask.core.types import Block, BlockCausal, Candidates, Peers, Plan, Sequence, Traits
@@ -38,11 +38,10 @@ class BlockCache:
         self, seq: Sequence, open: Seq[Block], need: Tensor, horizon: int, state: int, peers: Peers
     ) -> tuple[Plan, int]:
         assert isinstance(seq.traits.attention, BlockCausal)
-        size = seq.traits.attention.size
         first_hole = int(seq.holes(0, seq.length)[0]) if seq.open_holes else seq.length
-        final = first_hole - first_hole % size
-        stop = final if size == 1 else min(open[-1].stop, horizon)
-        start = lowest(need, state)
+        final, _ = whole_blocks(seq.traits, min(first_hole, horizon), horizon, horizon)
+        last = int(need.max()) + 1 if need.numel() else final
+        start, stop = lowest(need, state), max(final, whole_blocks(seq.traits, 0, last, horizon)[1])
         plan = forward(seq, ((start, stop),), need, ((start, final),) if final > start else (), stop, _kind(state))
         return plan, max(final, state)
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence as Seq
 
 from torch import Tensor
 
-from unmask.cache.plans import forward, lowest
+from unmask.cache.plans import forward, lowest, whole_blocks
 from unmask.cache.prefix import Entered, entering
 from unmask.core.spec import component, option
 from unmask.core.types import Block, BlockCausal, Candidates, Peers, Plan, Sequence, Traits
@@ -32,12 +32,13 @@ class Dual:
     def plan(
         self, seq: Sequence, open: Seq[Block], need: Tensor, horizon: int, state: Entered, peers: Peers
     ) -> tuple[Plan, Entered]:
-        start, stop = open[0].start, open[-1].stop
-        if entering(state, start, self.refresh):
+        block = open[0].start
+        if entering(state, block, self.refresh):
             plan = forward(seq, ((0, horizon),), need, ((0, horizon),), horizon, "full")
-            return plan, Entered(start, 1)
+            return plan, Entered(block, 1)
+        start, stop = whole_blocks(seq.traits, block, open[-1].stop, horizon)
         query = ((lowest(need, start), stop),)
-        return forward(seq, query, need, query, horizon, "partial"), Entered(start, state.age + 1)
+        return forward(seq, query, need, query, horizon, "partial"), Entered(block, state.age + 1)
 
     def observe(self, probes: Seq[Tensor], candidates: Candidates, state: Entered) -> tuple[Entered, None]:
         return state, None

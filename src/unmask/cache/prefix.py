@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from unmask.cache.plans import forward, lowest
+from unmask.cache.plans import forward, lowest, whole_blocks
 from unmask.core.spec import component, option
 from unmask.core.types import Block, BlockCausal, Candidates, Peers, Plan, Sequence, Traits
 
@@ -40,12 +40,14 @@ class Prefix:
     def plan(
         self, seq: Sequence, open: Seq[Block], need: Tensor, horizon: int, state: Entered, peers: Peers
     ) -> tuple[Plan, Entered]:
-        start = open[0].start
-        if entering(state, start, self.refresh):
+        block = open[0].start
+        start, _ = whole_blocks(seq.traits, block, open[-1].stop, horizon)
+        if entering(state, block, self.refresh):
             plan = forward(seq, ((0, horizon),), need, ((0, start),), horizon, "full")
-            return plan, Entered(start, 1)
-        query = ((lowest(need, start), horizon),)
-        return forward(seq, query, need, (), horizon, "partial"), Entered(start, state.age + 1)
+            return plan, Entered(block, 1)
+        first = lowest(need, start)
+        keep = ((first, start),) if first < start else ()
+        return forward(seq, ((first, horizon),), need, keep, horizon, "partial"), Entered(block, state.age + 1)
 
     def observe(self, probes: Seq[Tensor], candidates: Candidates, state: Entered) -> tuple[Entered, None]:
         return state, None

@@ -96,7 +96,9 @@ class DecodePolicy(Protocol):
 class CachePolicy(Protocol):
     """Which rows are recomputed, and what may be stale."""
 
-    scoring: Literal["exact", "approximate", "undefined"]
+    @property
+    def scoring(self) -> Literal["exact", "approximate", "undefined"]:
+        """What a likelihood under this cache would be."""
 
     def exact_for(self, traits: Traits) -> bool: ...
 
@@ -112,7 +114,8 @@ class CachePolicy(Protocol):
 class Guidance(Protocol):
     """Extra lanes beside the conditional one, and how their logits are combined."""
 
-    lanes: int
+    @property
+    def lanes(self) -> int: ...
 
     def ids(self, lane: int, canvas: Tensor, fixed: Tensor, mask_id: int) -> Tensor:
         """The ids a lane sees, [T]; lane 0 is the canvas itself."""

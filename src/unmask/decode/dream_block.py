@@ -41,7 +41,7 @@ class DreamBlock:
     def wants(self, seq: Sequence, open: Seq[Block], state: Pass) -> Tensor:
         block = open[0]
         if state.block != block.start:
-            return torch.tensor([block.start])
+            return seq.holes(block.start, block.start + 1)
         return seq.holes(block.start, block.stop)
 
     def decide(
@@ -49,7 +49,7 @@ class DreamBlock:
     ) -> tuple[Commit, Pass]:
         block = next(b for b in seq.blocks if not b.done)
         if state.block != block.start:
-            return commit(candidates, torch.zeros(1, dtype=torch.long), busy=True), Pass(block.start, 1)
+            return commit(candidates, torch.arange(want.numel()), busy=True), Pass(block.start, 1)
         after = Pass(block.start, state.done + 1)
         if self.alg == "confidence_threshold":
             return commit(candidates, at_least(candidates.prob, self.threshold)), after

@@ -37,7 +37,7 @@ class DreamCarry:
     scores = ()
 
     def init(self, seq: Sequence) -> Carry:
-        return Carry(int(seq.holes(0, seq.length).numel()) // self.steps, 0, 0, self.steps)
+        return Carry(max(1, int(seq.holes(0, seq.length).numel()) // self.steps), 0, 0, self.steps)
 
     def wants(self, seq: Sequence, open: Seq[Block], state: Carry) -> Tensor:
         return holes_of(seq, open)

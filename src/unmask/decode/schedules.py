@@ -12,8 +12,12 @@ from unmask.core.types import Block, Sequence
 
 
 def cut(seq: Sequence, length: int) -> tuple[Block, ...]:
-    """Blocks of `length` that cover every hole; the grid starts at 0 or at the first hole, as the traits say."""
-    holes = seq.holes(0, seq.length)
+    """Blocks of `length` that cover every hole of the answer; the grid starts at 0 or at its first hole, as the traits say.
+
+    Holes inside the prompt (a published sampler met a mask id there) belong to no block; policies may still fill them.
+    """
+    answer = seq.holes(seq.request.prompt_len, seq.length)
+    holes = answer if answer.numel() else seq.holes(0, seq.length)
     if holes.numel() == 0:
         return ()
     first, stop = int(holes[0]), int(holes[-1]) + 1

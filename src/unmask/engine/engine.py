@@ -18,6 +18,7 @@ from unmask.core.errors import RequestError, RunError, UnmaskError
 from unmask.core.events import Accepted, BlockDone, Event, Failed, Finished, Opened, Probed, Stepped, Work
 from unmask.core.protocols import Denoiser, Noise
 from unmask.core.types import (
+    FILL,
     REMASK,
     Block,
     Candidates,
@@ -25,6 +26,7 @@ from unmask.core.types import (
     Forwarded,
     Peers,
     Plan,
+    Probe,
     Request,
     Sequence,
     Stats,
@@ -94,11 +96,13 @@ class Engine:
         """Queue a request.
 
         Raises:
-            RequestError: an id in use, tensors that do not fit, or more lanes than the engine has slots.
+            RequestError: an id in use, tensors that do not fit, a probe of a layer that is not there, or more lanes
+                than the engine has slots.
         """
-        _check(request, self._ids, self.slots)
+        _check(request, self._ids, self.slots, self.denoiser.traits.mask_id)
+        probes = tuple(_located(p, self.denoiser.layers) for p in request.probes)
         self._ids.add(request.id)
-        self._waiting.append(request)
+        self._waiting.append(replace(request, probes=probes))
 
     def cancel(self, id: str) -> None:
         """Stop a request before its next forward; its Finished event has the reason "cancelled"."""
@@ -114,6 +118,7 @@ class Engine:
         while not self.idle:
             yield from self.step()
 
+    @torch.no_grad()
     def step(self) -> list[Event]:
         """Admit what fits, run one forward for everyone who is not waiting for a peer, and apply what is committed."""
         events, self._early = self._early, []
@@ -161,10 +166,11 @@ class Engine:
     def _noise(self, request: Request) -> Noise:
         if not request.strategy.stream:
             return PositionNoise(request.seed)
-        name = request.cohort or request.id
-        if name not in self._cohorts:
-            self._cohorts[name] = StreamNoise(torch.Generator().manual_seed(request.seed))
-        return self._cohorts[name]
+        if request.cohort is None:
+            return StreamNoise(torch.Generator().manual_seed(request.seed))
+        if request.cohort not in self._cohorts:
+            self._cohorts[request.cohort] = StreamNoise(torch.Generator().manual_seed(request.seed))
+        return self._cohorts[request.cohort]
 
     def _reserve(self, rows: int) -> None:
         if self._store is None:
@@ -283,7 +289,7 @@ class Engine:
             return [Failed(seq.request.id, str(e))]
         events: list[Event] = [Stepped(seq.request.id, seq.nfe, work, writes)]
         events += self._close_blocks(run, job.open, commit)
-        reason = self._over(run)
+        reason = self._over(run, commit)
         if reason is not None:
             events.append(self._finish(run, reason))
         return events
@@ -318,16 +324,16 @@ class Engine:
 
     # ---- endings ----------------------------------------------------------------------------------------------------
 
-    def _over(self, run: _Running) -> str | None:
+    def _over(self, run: _Running, commit: Commit) -> str | None:
         """Why the sequence is finished now, or None."""
         seq = run.seq
         if all(b.done for b in seq.blocks):
             return "length"
         if not run.strategy.early_stop:
             return None
-        holes = seq.holes(run.settled, seq.length)
+        holes = seq.holes(seq.request.prompt_len, seq.length)
         settled = int(holes[0]) if holes.numel() else seq.length
-        if settled == run.settled:
+        if settled == run.settled and commit.kind == FILL:
             return None
         run.settled = settled
         return "stop" if _end(run, settled) is not None else None
@@ -349,9 +355,12 @@ class Engine:
         for slot in run.slots:
             self._store.free(slot)
         self._free = sorted((*self._free, *run.slots))
-        cohort = run.seq.request.cohort or run.seq.request.id
-        if not any((r.seq.request.cohort or r.seq.request.id) == cohort for r in self._running):
+        cohort = run.seq.request.cohort
+        if cohort is not None and not any(r.cohort == cohort for r in self._requests()):
             self._cohorts.pop(cohort, None)
+
+    def _requests(self) -> list[Request]:
+        return [r.seq.request for r in self._running] + self._waiting
 
     # ---- accounting -------------------------------------------------------------------------------------------------
 
@@ -378,6 +387,8 @@ class Engine:
                 values, at = logits_of(hidden, self.denoiser.head).float().cpu(), job.want.tolist()
             else:
                 values, at = next(inner), rows
+                known = ~values.isnan().any(-1) if probe.kind == "kv_cosine" else torch.ones(len(rows), dtype=torch.bool)
+                values, at = values[known], [p for p, k in zip(rows, known.tolist(), strict=True) if k]
             events.append(Probed(request.id, job.run.seq.nfe, probe.kind, probe.layer, tuple(at), values.tolist()))
         return events
 
@@ -399,7 +410,7 @@ class _Uniforms:
         return self.values[a:b]
 
 
-def _check(request: Request, ids: set[str], slots: int) -> None:
+def _check(request: Request, ids: set[str], slots: int, mask_id: int | None) -> None:
     if request.id in ids:
         raise RequestError(f"request id {request.id!r}", expected="an id that is not in use")
     if request.canvas.dim() != 1 or request.canvas.shape != request.fixed.shape or request.canvas.numel() == 0:
@@ -408,6 +419,13 @@ def _check(request: Request, ids: set[str], slots: int) -> None:
             expected="two tensors [T], T >= 1",
             got=f"{tuple(request.canvas.shape)}, {tuple(request.fixed.shape)}",
         )
+    if request.canvas.dtype != torch.int64 or request.fixed.dtype != torch.bool:
+        got = f"{request.canvas.dtype}, {request.fixed.dtype}"
+        raise RequestError("canvas and fixed", expected="int64 ids and a bool mask", got=got)
+    if not 0 <= request.prompt_len <= request.canvas.numel():
+        raise RequestError("prompt_len", expected=f"0 to {request.canvas.numel()}", got=str(request.prompt_len))
+    if mask_id is None and not bool(request.fixed[0]):
+        raise RequestError("canvas", expected="a given first token: nothing speaks for it", got="a hole")
     if _lanes(request) > slots:
         raise RequestError(
             "guidance",
@@ -415,6 +433,15 @@ def _check(request: Request, ids: set[str], slots: int) -> None:
             got=str(_lanes(request)),
             remedy="make the engine with more slots",
         )
+
+
+def _located(probe: Probe, layers: int) -> Probe:
+    """The probe with its layer counted from the front; logits have none."""
+    if probe.kind == "logits":
+        return probe
+    if not -layers <= probe.layer < layers:
+        raise RequestError(f"probe {probe.kind}: layer", expected=f"{-layers} to {layers - 1}", got=str(probe.layer))
+    return replace(probe, layer=probe.layer % layers)
 
 
 def _lanes(request: Request) -> int:

@@ -31,8 +31,8 @@ def hashed(*keys: int | np.ndarray) -> Tensor:
     with np.errstate(over="ignore"):
         for key in keys:
             word = np.asarray(key).astype(np.int64).astype(np.uint64)
-            state = mix((state ^ word) * np.uint64(1) + _GOLDEN)
-    return torch.from_numpy(((state >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53)
+            state = mix((state ^ word) + _GOLDEN)
+    return torch.from_numpy(((state >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52)
 
 
 class PositionNoise:

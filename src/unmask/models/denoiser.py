@@ -25,6 +25,7 @@ class KVStore:
         shape = (cfg.layers, slots, cfg.kv_heads, rows, cfg.head_dim)
         self.keys = torch.empty(shape, dtype=like.dtype, device=like.device)
         self.values = torch.empty(shape, dtype=like.dtype, device=like.device)
+        self.stored = torch.zeros(slots, rows, dtype=torch.bool)
         self.slots, self.rows = slots, rows
 
     def write(self, layer: int, slot: int, spans: Sequence[Span], k: Tensor, v: Tensor) -> None:
@@ -34,19 +35,23 @@ class KVStore:
             keys[:, a:b] = k[at : at + b - a].transpose(0, 1)
             values[:, a:b] = v[at : at + b - a].transpose(0, 1)
             at += b - a
+            if layer == self.keys.shape[0] - 1:
+                self.stored[slot, a:b] = True
 
     def kv(self, layer: int, slot: int) -> tuple[Tensor, Tensor]:
         """Keys and values [KV, rows, D]."""
         return self.keys[layer, slot], self.values[layer, slot]
 
     def free(self, slot: int) -> None:
-        """Nothing to do: rows are written before they are read."""
+        """The slot's rows mean nothing from now on; they stay as they are, since rows are written before they are read."""
+        self.stored[slot] = False
 
     def grown(self, model: Transformer, slots: int, rows: int) -> KVStore:
         """A larger store with the same contents."""
         new = KVStore(model, max(slots, self.slots), max(rows, self.rows))
         new.keys[:, : self.slots, :, : self.rows] = self.keys
         new.values[:, : self.slots, :, : self.rows] = self.values
+        new.stored[: self.slots, : self.rows] = self.stored
         return new
 
 
@@ -121,11 +126,12 @@ class _Taps:
             if probe.kind != "kv_cosine" or probe.layer != layer:
                 continue
             a = sum(sizes[:i])
-            keys, values = store.kv(layer, self.lanes[i].slot)
-            at = torch.cat([torch.arange(s, e, device=k.device) for s, e in self.lanes[i].plan.query])
-            old = torch.stack((keys[:, at], values[:, at])).float().transpose(1, 2).flatten(2)
+            slot, at = self.lanes[i].slot, torch.cat([torch.arange(s, e) for s, e in self.lanes[i].plan.query])
+            keys, values = (t[:, at.to(t.device)] for t in store.kv(layer, slot))
+            old = torch.stack((keys, values)).float().transpose(1, 2).flatten(2)
             new = torch.stack((k[a : a + sizes[i]], v[a : a + sizes[i]])).float().flatten(2)
-            self.found[i, probe] = torch.cosine_similarity(old, new, dim=-1).T.cpu()
+            cosine = torch.cosine_similarity(old, new, dim=-1).T.cpu()
+            self.found[i, probe] = cosine.masked_fill(~store.stored[slot, at, None], torch.nan)
 
     def after_layer(self, layer: int, x: Tensor, sizes: Sequence[int]) -> None:
         for i, probe in self.asked:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from unmask.core.errors import RequestError
-from unmask.core.types import Request
+from unmask.core.types import Request, Strategy
 from unmask.models.recommend import DEFAULT_TOKENS
 from unmask.pipeline.ask import Ask, Prompt
 from unmask.pipeline.settings import CHECKPOINT, DEFAULT, GIVEN, Settings, resolve
@@ -71,11 +71,20 @@ def prepare_one(model: Model, prompt: Prompt, ask: Ask, id: str) -> Prepared:
         canvas=torch.tensor([*ids, *(_hole(model) if t is None else t for t in given)], dtype=torch.int64),
         fixed=torch.tensor([True] * len(ids) + [t is not None for t in given]),
         prompt_len=len(ids),
-        strategy=settings.strategy,
+        strategy=_demoting_turn_ends(settings.strategy, model),
         stop=stops,
         seed=ask.seed,
     )
     return Prepared(request, settings, stops)
+
+
+def _demoting_turn_ends(strategy: Strategy, model: Model) -> Strategy:
+    """Where EOS is demoted (confidence_eos_eot_inf), the end-of-turn tokens are too: only the tokenizer knows them."""
+    sampling = strategy.sampling
+    if not sampling.demote:
+        return strategy
+    ends = tuple(dict.fromkeys((*sampling.demote, *model.turn_ends)))
+    return replace(strategy, sampling=replace(sampling, demote=ends))
 
 
 # ---- the prompt ------------------------------------------------------------------------------------------------------

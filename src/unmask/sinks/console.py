@@ -151,7 +151,7 @@ class LiveCanvas:
         text = "".join(self._piece(i) for i in canvas.ids[: canvas.prompt_len] if i >= 0)
         words = " ".join(text.split())
         text = "".join(_inline(c, self._ascii) for c in words[-PROMPT_ROWS * columns // 2 :])
-        parts = Text(text, style="dim").wrap(self._console, columns)
+        parts = Text(text, style="dim").wrap(self._console, columns) if text else []
         return list(parts[-PROMPT_ROWS:])
 
     def _window(self, canvas: Canvas, columns: int, room: int) -> list[Text]:

@@ -49,9 +49,13 @@ def load(directory: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         state = json.loads((directory / "state.json").read_text(encoding="utf-8"))
         tensors = load_file(directory / "tensors.safetensors")
     except FileNotFoundError as e:
-        raise CheckpointError(f"{directory} is not a training checkpoint", got=f"no {Path(str(e.filename)).name}") from None
+        raise CheckpointError(
+            f"{directory} is not a training checkpoint", got=f"no {Path(str(e.filename)).name}"
+        ) from None
     except (json.JSONDecodeError, UnicodeDecodeError, SafetensorError) as e:
-        raise CheckpointError(f"the checkpoint {directory} is damaged", got=str(e), remedy="delete it to resume before") from None
+        raise CheckpointError(
+            f"the checkpoint {directory} is damaged", got=str(e), remedy="delete it to resume before"
+        ) from None
     if state.get("format") != FORMAT:
         raise CheckpointError(f"{directory} has another format", expected=str(FORMAT), got=str(state.get("format")))
     return tensors, state

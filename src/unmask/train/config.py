@@ -45,9 +45,13 @@ def unknown_key(name: str, known: list[str]) -> ConfigError:
 def convert(kind: Any, value: Any, where: str) -> Any:
     """`value` as the annotated type `kind`; whole numbers pass for floats, nothing else is bent."""
     origin, args = get_origin(kind), get_args(kind)
+    if kind is Any:
+        return value
     if origin is Literal:
         if value not in args:
-            raise ConfigError(f"{where} has an unknown value", expected="one of " + ", ".join(map(str, args)), got=_shown(value))
+            raise ConfigError(
+                f"{where} has an unknown value", expected="one of " + ", ".join(map(str, args)), got=_shown(value)
+            )
         return value
     if origin in (Union, types.UnionType):
         return _union(args, value, where)
@@ -73,6 +77,9 @@ def _union(args: tuple[Any, ...], value: Any, where: str) -> Any:
     tagged = {a.kind: a for a in rest if _is_tagged(a)}
     if tagged:
         return _tagged(tagged, value, where)
+    if isinstance(value, Mapping):  # the dataclass that shares most keys is the one that was meant
+        rest.sort(key=lambda a: -len(set(value) & set(getattr(a, "__dataclass_fields__", ()))))
+        return convert(rest[0], value, where)
     errors = []
     for arg in rest:
         try:
@@ -84,7 +91,11 @@ def _union(args: tuple[Any, ...], value: Any, where: str) -> Any:
 
 def _is_tagged(kind: Any) -> bool:
     """A dataclass whose `kind` is a constant of the class, not one of its fields."""
-    return dataclasses.is_dataclass(kind) and hasattr(kind, "kind") and all(f.name != "kind" for f in dataclasses.fields(kind))
+    return (
+        dataclasses.is_dataclass(kind)
+        and hasattr(kind, "kind")
+        and all(f.name != "kind" for f in dataclasses.fields(kind))
+    )
 
 
 def _tagged(tagged: Mapping[str, Any], value: Any, where: str) -> Any:
@@ -126,7 +137,14 @@ def _wrong(kind: Any, value: Any, where: str) -> ConfigError:
 
 
 def _type_name(kind: Any) -> str:
-    names = {int: "a whole number", float: "a number", str: "text", bool: "true or false", Path: "a path", type(None): "nothing"}
+    names = {
+        int: "a whole number",
+        float: "a number",
+        str: "text",
+        bool: "true or false",
+        Path: "a path",
+        type(None): "nothing",
+    }
     if kind in names:
         return names[kind]
     if get_origin(kind) in (Union, types.UnionType):

@@ -290,7 +290,8 @@ class PairStream(_Bound):
             if len(prompt) + len(answer) < self.cfg.length:
                 return Row((*prompt, *answer, self.eos), len(prompt))
         raise ConfigError(
-            f"{NO_ROW_LIMIT} records in a row are longer than data.length", expected=f"pairs of up to {self.cfg.length} tokens"
+            f"{NO_ROW_LIMIT} records in a row are longer than data.length",
+            expected=f"pairs of up to {self.cfg.length} tokens",
         )
 
     def _prompt(self, text: str) -> list[int]:
@@ -333,7 +334,9 @@ def load_function(name: str) -> Any:
         return getattr(importlib.import_module(module), attribute)
     except (ModuleNotFoundError, AttributeError, ValueError):
         raise ConfigError(
-            f"cannot find {name!r}", expected="package.module:function", remedy="check the spelling; is the package installed?"
+            f"cannot find {name!r}",
+            expected="package.module:function",
+            remedy="check the spelling; is the package installed?",
         ) from None
 
 

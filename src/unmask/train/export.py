@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from unmask.models.config import TransformerConfig
 from unmask.models.save import save_checkpoint
-from unmask.models.transformer import Transformer, TransformerConfig
+from unmask.models.transformer import Transformer
 
 
 def export(

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from unmask.core.errors import ConfigError
-from unmask.models.transformer import Transformer, TransformerConfig
+from unmask.models.config import TransformerConfig
+from unmask.models.transformer import Transformer
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,9 @@ def build_optimizers(model: Transformer, cfg: OptimConfig) -> list[torch.optim.O
     adamw = torch.optim.AdamW([g for g in groups if g["params"]], lr=cfg.lr, betas=cfg.betas, eps=cfg.eps)
     optimizers: list[torch.optim.Optimizer] = [adamw]
     if matrices:
-        optimizers.append(Muon(_muon_groups(matrices, model.cfg), cfg.muon_lr, cfg.muon_momentum, cfg.muon_weight_decay))
+        optimizers.append(
+            Muon(_muon_groups(matrices, model.cfg), cfg.muon_lr, cfg.muon_momentum, cfg.muon_weight_decay)
+        )
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["peak"] = group["lr"]

@@ -6,7 +6,7 @@ a recipe is its claim, its command and how long it takes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -14,12 +14,13 @@ from typing import Any, Literal
 import yaml
 
 from unmask.core.errors import ConfigError
-from unmask.models.transformer import TransformerConfig
+from unmask.models.config import TransformerConfig
 from unmask.train.config import build
-from unmask.train.data import GeneratorData
+from unmask.train.data import Data
 from unmask.train.objectives.llada import LladaPretrain, LladaSft
 from unmask.train.optim import OptimConfig
 from unmask.train.tokenizer import read_text
+from unmask.train.validate import ValidateConfig
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,14 @@ class TokenizerConfig:
     path: Path | None = None
     vocab_size: int = 1024
     samples: int = 20_000
+
+
+@dataclass(frozen=True)
+class FineTuneConfig:
+    """Weights to start from: a checkpoint directory or hub id, with its own shape and tokenizer."""
+
+    path: str
+    revision: str | None = None
 
 
 @dataclass(frozen=True)
@@ -61,7 +70,9 @@ class ModelConfig:
         """The backbone's config for a tokenizer of `tokens` entries."""
         vocab = self.vocab_size or -(-tokens // 64) * 64
         if vocab < tokens:
-            raise ConfigError("model.vocab_size is too small", expected=f"at least {tokens} (the tokenizer)", got=str(vocab))
+            raise ConfigError(
+                "model.vocab_size is too small", expected=f"at least {tokens} (the tokenizer)", got=str(vocab)
+            )
         return TransformerConfig(
             vocab_size=vocab,
             dim=self.dim,
@@ -92,6 +103,7 @@ class RunConfig:
         device: "auto" is cuda, mps, cpu in this order.
         threads: CPU threads, 0 leaves torch's choice.
         log_every, save_every: in steps. keep: checkpoints kept beside the best one.
+        tensorboard: also write TensorBoard files (extra `train`).
     """
 
     steps: int
@@ -105,6 +117,7 @@ class RunConfig:
     log_every: int = 50
     save_every: int = 500
     keep: int = 2
+    tensorboard: bool = False
 
     def __post_init__(self) -> None:
         for name in ("steps", "accumulate", "log_every", "save_every", "keep"):
@@ -116,15 +129,21 @@ class RunConfig:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything a run depends on."""
+    """Everything a run depends on.
+
+    Args:
+        recommended: decoding settings that go with the exported model (its unmask.json).
+    """
 
     name: str
-    model: ModelConfig
-    data: GeneratorData
+    model: ModelConfig | FineTuneConfig
+    data: Data
     objective: LladaSft | LladaPretrain
     run: RunConfig
     optim: OptimConfig = field(default_factory=OptimConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    validate: ValidateConfig | None = None
+    recommended: Mapping[str, Any] | None = None
     seed: int = 0
 
 

@@ -71,7 +71,9 @@ class Hub:
         try:
             import datasets
         except ModuleNotFoundError:
-            raise ConfigError("data.source is a hub dataset, and `datasets` is missing", remedy="pip install 'unmask[train]'") from None
+            raise ConfigError(
+                "data.source is a hub dataset, and `datasets` is missing", remedy="pip install 'unmask[train]'"
+            ) from None
         try:
             stream = datasets.load_dataset(
                 self.name, self.subset, split=self.split, revision=self.revision, streaming=True
@@ -190,7 +192,9 @@ class Shuffled:
 def text_field(record: Record, name: str) -> str:
     """A text of a record, refused by name when it is missing or of another type."""
     if name not in record:
-        raise ConfigError(f"a record has no field {name!r}", expected="one of " + ", ".join(record), remedy="set it under data:")
+        raise ConfigError(
+            f"a record has no field {name!r}", expected="one of " + ", ".join(record), remedy="set it under data:"
+        )
     if not isinstance(record[name], str):
         raise ConfigError(f"the field {name!r} of a record is not text", got=type(record[name]).__name__)
     return str(record[name])

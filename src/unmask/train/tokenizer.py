@@ -27,7 +27,9 @@ CHAT_TEMPLATE = (
 )
 
 
-def train_tokenizer(source: Iterable[str | Path], vocab_size: int, out: str | Path, max_length: int = 4096) -> Tokenizer:
+def train_tokenizer(
+    source: Iterable[str | Path], vocab_size: int, out: str | Path, max_length: int = 4096
+) -> Tokenizer:
     """Trains on texts (str) and text files (Path) and writes the tokenizer's three files into `out`.
 
     Args:
@@ -37,11 +39,15 @@ def train_tokenizer(source: Iterable[str | Path], vocab_size: int, out: str | Pa
     """
     if vocab_size < 256 + len(SPECIALS):
         raise ConfigError(
-            f"vocab_size {vocab_size} is too small", expected=f"at least {256 + len(SPECIALS)} (all bytes and special tokens)"
+            f"vocab_size {vocab_size} is too small",
+            expected=f"at least {256 + len(SPECIALS)} (all bytes and special tokens)",
         )
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(Regex(PIECES), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+        [
+            pre_tokenizers.Split(Regex(PIECES), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
     )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(

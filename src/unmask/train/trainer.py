@@ -8,11 +8,11 @@ starts again continues with the very losses it would have had.
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,55 +21,89 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from unmask.core.errors import ConfigError, RunError
+from unmask.models.load import load_model
 from unmask.models.transformer import Transformer
+from unmask.ops.placement import pick_device
+from unmask.text.codec import Codec
 from unmask.train import checkpoint
-from unmask.train.data import GeneratorStream, load_function
-from unmask.train.events import Done, Progress, Saved, Started, TrainEvent
-from unmask.train.export import export
+from unmask.train.data import load_function, special
+from unmask.train.events import Done, Progress, Saved, Started, TrainEvent, Validated
+from unmask.train.export import export, llada_config
 from unmask.train.forward import Net
+from unmask.train.log import Log
 from unmask.train.optim import build_optimizers, lr_factor, set_lr
-from unmask.train.recipe import Recipe
-from unmask.train.tokenizer import MASK, train_tokenizer
+from unmask.train.recipe import FineTuneConfig, Recipe
+from unmask.train.tokenizer import EOS, MASK, train_tokenizer
+from unmask.train.validate import better, nelbo, watched
 
 
 class Trainer:
-    """One run. Building it reads or trains the tokenizer and builds the model; `fit` resumes from the newest checkpoint."""
+    """One run.
+
+    Building it checks the data, reads or trains the tokenizer and builds the model. `fit` resumes from the newest
+    checkpoint of the run directory, if there is one.
+    """
 
     def __init__(self, recipe: Recipe, out_dir: str | Path) -> None:
         self.recipe, self.out = recipe, Path(out_dir)
         self.device = pick_device(recipe.run.device)
+        self.stream = recipe.data.open(recipe.seed, recipe.run.accumulate)
+        self.metric = self._metric()
         if recipe.run.threads:
             torch.set_num_threads(recipe.run.threads)
-        self.out.mkdir(parents=True, exist_ok=True)
-        self.tokenizer = self._tokenizer()
-        self.model = Transformer(recipe.model.transformer(self.tokenizer.get_vocab_size()))
-        self.model.init_weights(recipe.seed, recipe.model.init_std)
-        self.model.to(self.device)
+        make_directory(self.out)
+        self.tokenizer_dir = self._tokenizer_dir()
+        self.codec = Codec.from_dir(self.tokenizer_dir)
+        self.stream.bind(self.codec)
+        self.mask_id, self.eos_id = self._mask_id(), special(self.codec, EOS)
+        self.model = self._model().to(self.device)
         self.net = Net(self.model, recipe.run.checkpointing, recipe.run.compile)
-        self.objective = dataclasses.replace(
-            recipe.objective, noise=dataclasses.replace(recipe.objective.noise, mask_id=self.tokenizer.token_to_id(MASK))
-        )
+        noise = dataclasses.replace(recipe.objective.noise, mask_id=self.mask_id)
+        self.objective = dataclasses.replace(recipe.objective, noise=noise)
         self.optimizers = build_optimizers(self.model, recipe.optim)
-        self.stream = GeneratorStream(recipe.data, self.tokenizer, recipe.seed, recipe.run.accumulate)
         self.rng = torch.Generator().manual_seed(recipe.seed)
         self.ema = {n: p.detach().clone() for n, p in self.model.named_parameters()} if recipe.run.ema else {}
         self.step, self.tokens = 0, 0
+        self.best: tuple[int, float] | None = None
         self.history: list[dict[str, Any]] = []
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer itself, for whoever wants single pieces."""
+        return Tokenizer.from_file(str(self.tokenizer_dir / "tokenizer.json"))
+
+    # --- the loop -----------------------------------------------------------------------------------------------------
 
     def fit(self) -> Iterator[TrainEvent]:
         """Trains to the recipe's last step. Stop iterating at any time; the next `fit` resumes from the last checkpoint."""
         run = self.recipe.run
         self._resume()
         count = sum(p.numel() for p in self.model.parameters())
-        yield Started(self.recipe.name, count, self.step, run.steps, str(self.device))
-        meter = _Meter(self.tokens)
-        while self.step < run.steps:
-            meter.add(self._one_step())
-            if self.step % run.log_every == 0 or self.step == run.steps:
-                yield self._log(meter.flush(self))
-            if self.step % run.save_every == 0 or self.step == run.steps:
-                yield self._save()
+        with Log(self.out, self.step, run.tensorboard) as log:
+            yield Started(self.recipe.name, count, self.step, run.steps, str(self.device))
+            meter = _Meter(self.tokens)
+            while self.step < run.steps:
+                meter.add(self._one_step())
+                for event in self._due(meter):
+                    log(event)
+                    yield event
         yield Done(self.step, self.tokens, self._export())
+
+    def _due(self, meter: _Meter) -> Iterator[Progress | Validated | Saved]:
+        """What this step asks for: log line, validation, checkpoint."""
+        run, check = self.recipe.run, self.recipe.validate
+        last = self.step == run.steps
+        if last or self.step % run.log_every == 0:
+            rate = lr_factor(self.recipe.optim, self.step - 1, run.steps) * self.recipe.optim.lr
+            yield meter.flush(self.step, run.steps, self.tokens, rate)
+        if check is not None and (last or self.step % check.every == 0):
+            event = self._validate()
+            yield event
+            if event.best:
+                yield self._save()
+                return
+        if last or self.step % run.save_every == 0:
+            yield self._save()
 
     def _one_step(self) -> dict[str, float]:
         cfg, run = self.recipe.optim, self.recipe.run
@@ -79,7 +113,7 @@ class Trainer:
             batch = self.stream.next().to(self.device)
             with self._autocast():
                 loss = self.objective(self.net, batch, self.rng)
-            (loss.total / run.accumulate).backward()  # type: ignore[no-untyped-call]
+            (loss.total / run.accumulate).backward()
             self.tokens += batch.tokens
             for name, value in loss.metrics.items():
                 sums[name] = sums.get(name, 0.0) + value / run.accumulate
@@ -111,15 +145,49 @@ class Trainer:
             return nullcontext()
         return torch.autocast(self.device.type, dtype=torch.bfloat16)
 
-    # --- what stays on disk ---------------------------------------------------------------------------------------------
+    # --- held-out numbers ---------------------------------------------------------------------------------------------
+
+    def _validate(self) -> Validated:
+        check = self.recipe.validate
+        assert check is not None
+        metrics: dict[str, float] = {}
+        with self._averaged(), torch.no_grad():
+            if check.data is not None:
+                stream = check.data.open(self.recipe.seed)
+                stream.bind(self.codec)
+                batches = [stream.next().to(self.device) for _ in range(check.batches)]
+                with self._autocast():
+                    metrics |= nelbo(self.net, batches, self.mask_id, check.rounds, self.recipe.seed)
+            if self.metric is not None:
+                config = llada_config(self.model.cfg, self.mask_id, self.eos_id)
+                metrics |= self.metric(self.model, config, self.tokenizer_dir, **(check.metric_args or {}))
+        value = watched(metrics, check.watched)
+        best = better(check.watched, value, self.best[1] if self.best else None)
+        if best:
+            self.best = (self.step, value)
+        return Validated(self.step, metrics, best)
+
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """The moving average in the model's place, where there is one."""
+        mine = {n: p.detach().clone() for n, p in self.model.named_parameters()} if self.ema else {}
+        self._load_weights(self.ema)
+        try:
+            yield
+        finally:
+            self._load_weights(mine)
+
+    def _load_weights(self, weights: dict[str, Tensor]) -> None:
+        with torch.no_grad():
+            for name, p in self.model.named_parameters():
+                if weights:
+                    p.copy_(weights[name])
+
+    # --- what stays on disk -------------------------------------------------------------------------------------------
 
     @property
     def checkpoints(self) -> Path:
         return self.out / "checkpoints"
-
-    def weights(self) -> dict[str, Tensor]:
-        """The weights that validation and export use: the moving average where there is one."""
-        return self.ema or {n: p.detach() for n, p in self.model.named_parameters()}
 
     def _save(self) -> Saved:
         tensors: dict[str, Tensor] = {f"model.{n}": p for n, p in self.model.named_parameters()}
@@ -135,73 +203,89 @@ class Trainer:
             "data": self.stream.state(),
             "groups": groups,
             "history": self.history,
+            "best": self.best,
             "shape": dataclasses.asdict(self.model.cfg),
         }
         path = checkpoint.save(self.checkpoints, self.step, tensors, state)
-        checkpoint.prune(self.checkpoints, self.recipe.run.keep, None)
+        checkpoint.prune(self.checkpoints, self.recipe.run.keep, self.best[0] if self.best else None)
         return Saved(self.step, path)
 
     def _resume(self) -> None:
         path = checkpoint.latest(self.checkpoints)
-        if path is not None and self.step == 0:
+        if path is not None:
             self._restore(*checkpoint.load(path), path)
         self.history.append({"step": self.step, "steps": self.recipe.run.steps})
-        _truncate(self.out / "metrics.jsonl", self.step)
 
     def _restore(self, tensors: dict[str, Tensor], state: dict[str, Any], path: Path) -> None:
         if state["shape"] != dataclasses.asdict(self.model.cfg):
             raise ConfigError(f"{path} belongs to a model of another shape", remedy="use another run directory")
-        with torch.no_grad():
-            for name, p in self.model.named_parameters():
-                p.copy_(tensors[f"model.{name}"])
-                if self.ema:
-                    self.ema[name].copy_(tensors[f"ema.{name}"])
-        for i, (optimizer, groups) in enumerate(zip(self.optimizers, state["groups"], strict=True)):
-            peaks = [g["peak"] for g in optimizer.param_groups]
-            checkpoint.restore_optimizer(optimizer, tensors, groups, f"optim{i}")
-            for group, peak in zip(optimizer.param_groups, peaks, strict=True):
-                group["peak"] = peak
+        if state["step"] > self.recipe.run.steps:
+            raise ConfigError(f"{path} is past run.steps = {self.recipe.run.steps}", remedy="raise run.steps")
+        try:
+            self._load_weights({n: tensors[f"model.{n}"] for n, _ in self.model.named_parameters()})
+            self.ema = {n: tensors[f"ema.{n}"].to(self.device) for n in self.ema}
+            for i, (optimizer, groups) in enumerate(zip(self.optimizers, state["groups"], strict=True)):
+                checkpoint.restore_optimizer(optimizer, tensors, groups, f"optim{i}")
+        except (KeyError, ValueError) as e:
+            raise ConfigError(
+                f"{path} was made with another optimizer or without ema", got=str(e), remedy="use another run directory"
+            ) from None
         self.rng.set_state(tensors["rng"])
         self.stream.restore(state["data"])
         self.step, self.tokens, self.history = state["step"], state["tokens"], state["history"]
-
-    def _log(self, event: Progress) -> Progress:
-        line = dataclasses.asdict(event)
-        try:
-            with (self.out / "metrics.jsonl").open("a", encoding="utf-8") as f:
-                f.write(json.dumps(line) + "\n")
-        except OSError as e:
-            raise RunError(f"could not write {self.out / 'metrics.jsonl'}: {e}") from e
-        return event
-
-    def _tokenizer(self) -> Tokenizer:
-        cfg = self.recipe.tokenizer
-        path = cfg.path or self.out / "tokenizer"
-        if cfg.path is None and not (path / "tokenizer.json").exists():
-            return train_tokenizer(self._texts(), cfg.vocab_size, path, self.recipe.model.max_len)
-        try:
-            return Tokenizer.from_file(str(path / "tokenizer.json"))
-        except Exception as e:  # the library raises its base class only
-            raise ConfigError(f"cannot read {path / 'tokenizer.json'}", got=str(e)) from None
-
-    def _texts(self) -> Iterator[str]:
-        import random
-
-        data = self.recipe.data
-        items = load_function(data.source)(random.Random(f"{self.recipe.seed}/tokenizer"), data.stages[0].mix)
-        for _ in range(self.recipe.tokenizer.samples):
-            item = next(items)
-            yield item.prompt
-            yield item.answer
+        self.best = (int(state["best"][0]), float(state["best"][1])) if state.get("best") else None
 
     def _export(self) -> Path:
-        return export(self.model.cfg, self.weights(), self.out / "tokenizer", self.out / "model")
+        weights = self.ema or {n: p.detach() for n, p in self.model.named_parameters()}
+        ids = (self.mask_id, self.eos_id)
+        return export(self.model, weights, ids, self.tokenizer_dir, self.out / "model", self.recipe.recommended)
+
+    # --- parts --------------------------------------------------------------------------------------------------------
+
+    def _model(self) -> Transformer:
+        cfg = self.recipe.model
+        if isinstance(cfg, FineTuneConfig):
+            return load_model(cfg.path, cfg.revision, torch.float32, self.device).model
+        model = Transformer(cfg.transformer(self.codec.size))
+        model.init_weights(self.recipe.seed, cfg.init_std)
+        return model
+
+    def _tokenizer_dir(self) -> Path:
+        """The recipe's tokenizer, the fine-tuned model's own, or one trained on the run's data and kept in the run."""
+        cfg, model = self.recipe.tokenizer, self.recipe.model
+        if cfg.path is not None:
+            return cfg.path
+        if isinstance(model, FineTuneConfig):
+            found = load_model(model.path, model.revision, torch.float32, self.device).tokenizer_dir
+            if found is None:
+                raise ConfigError(f"{model.path} has no tokenizer", remedy="name one under tokenizer.path")
+            return found
+        own = self.out / "tokenizer"
+        if not (own / "tokenizer.json").exists():
+            train_tokenizer(islice(self.stream.texts(), 2 * cfg.samples), cfg.vocab_size, own, model.max_len)
+            self.stream = self.recipe.data.open(self.recipe.seed, self.recipe.run.accumulate)
+        return own
+
+    def _mask_id(self) -> int:
+        found = self.codec.token_id(MASK)
+        return self.codec.named("mask_token") or special(self.codec, MASK) if found is None else found
+
+    def _metric(self) -> Any:
+        check = self.recipe.validate
+        if check is None:
+            return None
+        if check.data is not None:
+            check.data.open(self.recipe.seed)
+        return load_function(check.metric) if check.metric else None
 
 
 class _Meter:
     """Means between two log lines."""
 
     def __init__(self, tokens: int) -> None:
+        self._restart(tokens)
+
+    def _restart(self, tokens: int) -> None:
         self.sums: dict[str, float] = {}
         self.count, self.tokens, self.since = 0, tokens, time.perf_counter()
 
@@ -210,30 +294,15 @@ class _Meter:
         for name, value in metrics.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
 
-    def flush(self, trainer: Trainer) -> Progress:
-        now, run = time.perf_counter(), trainer.recipe.run
-        speed = (trainer.tokens - self.tokens) / max(1e-9, now - self.since)
-        means = {k: v / self.count for k, v in self.sums.items()}
-        factor = lr_factor(trainer.recipe.optim, trainer.step - 1, run.steps)
-        self.__init__(trainer.tokens)  # type: ignore[misc]
-        return Progress(trainer.step, run.steps, trainer.tokens, factor * trainer.recipe.optim.lr, speed, means)
+    def flush(self, step: int, steps: int, tokens: int, lr: float) -> Progress:
+        speed = (tokens - self.tokens) / max(1e-9, time.perf_counter() - self.since)
+        means = {name: value / self.count for name, value in self.sums.items()}
+        self._restart(tokens)
+        return Progress(step, steps, tokens, lr, speed, means)
 
 
-def pick_device(name: str) -> torch.device:
-    """ "auto" is cuda, then mps, then cpu."""
-    if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+def make_directory(path: Path) -> None:
     try:
-        return torch.device(name)
-    except RuntimeError:
-        raise ConfigError(f"unknown device {name!r}", expected="auto, cpu, cuda, cuda:1, mps") from None
-
-
-def _truncate(path: Path, step: int) -> None:
-    """Drops log lines of steps that a resumed run will do again."""
-    if not path.exists():
-        return
-    lines = [x for x in path.read_text(encoding="utf-8").splitlines() if x and json.loads(x)["step"] <= step]
-    path.write_text("".join(x + "\n" for x in lines), encoding="utf-8")
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise ConfigError(f"cannot use the run directory {path}", got=e.strerror or str(e)) from None

@@ -24,7 +24,7 @@ class ValidateConfig:
     """Args:
     every: steps between two validations (the last step is always validated).
     data: held-out data of its own; None for no NELBO. batches: so many of its first batches. rounds: noise draws of each.
-    metric: "package.module:function" called as f(model, tokenizer directory, **metric_args) -> {name: number}.
+    metric: "package.module:function" called as f(model, config, tokenizer directory, **metric_args) -> {name: number}.
     watch: the number that decides which checkpoint is best; names that start with "nelbo" are better when lower.
     """
 
@@ -39,7 +39,9 @@ class ValidateConfig:
     def __post_init__(self) -> None:
         for name, low in (("every", 1), ("batches", 1), ("rounds", 2)):
             if getattr(self, name) < low:
-                raise ConfigError(f"validate.{name} is out of range", expected=f"{low} or more", got=str(getattr(self, name)))
+                raise ConfigError(
+                    f"validate.{name} is out of range", expected=f"{low} or more", got=str(getattr(self, name))
+                )
         if self.data is None and self.metric is None:
             raise ConfigError("validate has nothing to do", expected="data or metric")
 

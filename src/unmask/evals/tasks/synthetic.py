@@ -81,9 +81,16 @@ def stream(rng: random.Random, mix: Mapping[str, float], split: Split = "train")
         yield draw(rng.choices(names, weights)[0], rng, split)
 
 
+def held_out_stream(rng: random.Random, mix: Mapping[str, float]) -> Iterator[Item]:
+    """The test side of `stream`, for validation during training."""
+    return stream(rng, mix, "test")
+
+
 def task_named(name: str) -> Task:
     if name not in TASKS:
-        raise ConfigError(f"unknown task {name!r}", expected="one of " + ", ".join(TASKS), remedy="see `mix` in the recipe")
+        raise ConfigError(
+            f"unknown task {name!r}", expected="one of " + ", ".join(TASKS), remedy="see `mix` in the recipe"
+        )
     return TASKS[name]
 
 

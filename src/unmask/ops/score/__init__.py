@@ -110,7 +110,11 @@ def shape(logits: Tensor, sampling: Sampling) -> Tensor:
     """Temperature, then nucleus, then top-k, as Dream applies them; the same tensor when nothing applies."""
     out = logits
     if sampling.temperature > 0 and not sampling.gumbel:
-        out = (out if sampling.precision == "model" else out.float()) / sampling.temperature
+        if sampling.precision == "model":
+            out = out / sampling.temperature
+        else:  # the best logit becomes 0, so that a tiny temperature cannot overflow
+            wide = out.float()
+            out = (wide - wide.amax(-1, keepdim=True)) / sampling.temperature
     low = torch.finfo(out.dtype).min
     if sampling.top_p is not None and sampling.top_p < 1:
         ranked, order = out.sort(dim=-1, descending=True, stable=True)

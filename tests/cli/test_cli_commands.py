@@ -1,0 +1,182 @@
+"""The smaller commands, and that help and lists cost nothing."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import Run
+
+from unmask import __version__
+from unmask.cli.main import COMMANDS
+from unmask.core import catalog
+from unmask.evals import verify as checks
+
+
+@pytest.mark.parametrize("argv", [["--help"], ["ls"], ["generate", "--help"], ["--version"], ["nonsense"], ["generate", ""]])
+def test_no_torch_for_help_lists_and_early_refusals(argv: list[str]) -> None:
+    heavy = ("torch", "transformers", "numpy", "rich", "tokenizers")
+    code = (
+        "import sys, unmask\nfrom unmask.cli.main import main\n"
+        f"main({argv!r})\nprint([m for m in {heavy!r} if m in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stderr.splitlines()[-1] == "[]", done.stderr
+
+
+@pytest.mark.parametrize("argv", [["-m", "unmask", "--help"], ["-m", "unmask", "ls"]])
+def test_help_is_quick(argv: list[str]) -> None:
+    times = []
+    for _ in range(3):
+        begun = time.perf_counter()
+        subprocess.run([sys.executable, *argv], capture_output=True, check=True)
+        times.append(time.perf_counter() - begun)
+    assert min(times) < 0.5
+
+
+def test_every_command_has_help_with_an_example(cli: Run) -> None:
+    overview = cli("--help").out
+    for name in COMMANDS:
+        assert f"\n  {name} " in overview
+        ran = cli(name, "--help")
+        assert ran.code == 0
+        assert f"unmask {name}" in ran.out
+    for words in (["bench"], ["eval"], ["data"], ["tokenizer"]):
+        assert "actions:" in cli(*words).out
+    assert cli("--version").out == f"unmask {__version__}\n"
+
+
+def test_ls_shows_every_line_of_the_catalog(cli: Run) -> None:
+    text, table = cli("ls").out, cli("ls", "--json").json
+    for kind, plural in catalog.KINDS.items():
+        for entry in catalog.entries(kind).values():
+            assert entry.name in text
+            assert table[plural][entry.name] == entry.meaning
+
+
+def test_ls_of_one_kind_looks_inside(cli: Run) -> None:
+    policies = {row["name"]: row for row in cli("ls", "policies", "--json").json}
+    assert policies["threshold"]["arguments"][0]["default"] == 0.9
+    models = {row["name"]: row for row in cli("ls", "models", "--json").json}
+    assert any("random" in text for text in models["llada"]["recommended"].values())
+    assert models["llada"]["known issues"]
+    for kind in ("models", "caches", "schedules", "profiles", "ops"):
+        assert cli("ls", kind).out
+    assert {"attention", "score"} <= {row["name"] for row in cli("ls", "ops", "--json").json}
+
+
+def test_env_names_versions_and_device(cli: Run) -> None:
+    found = cli("env", "--json").json
+    assert found["unmask"] == __version__
+    assert found["torch"] == torch.__version__
+    assert {"python", "device", "threads", "cpu", "platform"} <= set(found)
+    assert "torch" in cli("env").out
+
+
+def test_plan_adds_up(cli: Run, llada: Path) -> None:
+    found = cli("plan", "llada-mid", "--batch", 2, "--length", 256, "--json").json
+    assert found["total_bytes"] == sum(part["bytes"] for part in found["parts"])
+    assert "total" in cli("plan", llada, "--length", 64).out
+
+
+def test_convert_writes_a_checkpoint_that_generates(cli: Run, llada: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    torch.save(load_file(llada / "model.safetensors"), tmp_path / "old.pt")
+    ran = cli("convert", tmp_path / "old.pt", "--config", llada / "config.json", "--out", tmp_path / "new")
+    assert ran.code == 0, ran.err
+    assert ran.out.strip() == str(tmp_path / "new")
+    assert (tmp_path / "new" / "model.safetensors").is_file()
+
+
+def test_tokenizer_train(cli: Run, tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text("one two three two one\n" * 20)
+    ran = cli("tokenizer", "train", tmp_path / "text.txt", "--out", tmp_path / "tok", "--vocab-size", 300)
+    assert ran.code == 0, ran.err
+    assert (tmp_path / "tok" / "tokenizer.json").is_file()
+
+
+# ---- verify: the printing and the exit codes; the comparing is tested with the fixtures --------------------------------
+
+
+def result(name: str, kind: str = "generate", passed: bool = True, error: float | None = None) -> checks.CaseResult:
+    return checks.CaseResult("folder", name, kind, passed, "" if passed else "ids differ at 7", error)
+
+
+def test_verify_prints_kinds_error_and_sum(cli: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    report = checks.Report((result("a", "logits", error=1.2e-6), result("b"), result("c", passed=False)))
+    monkeypatch.setattr(checks, "verify_dir", lambda *_: report)
+    ran = cli("verify", "somewhere")
+    assert ran.code == 1
+    lines = ran.out.splitlines()
+    assert lines[-1] == "2 passed, 1 failed"
+    assert "largest logit error: 1.20e-06" in lines
+    assert "generate     1 of    2 passed" in lines
+    assert any(line.startswith("FAILED folder c (generate): ids differ") for line in lines)
+    found = cli("verify", "somewhere", "--json")
+    assert found.code == 1
+    assert (found.json["passed"], found.json["failed"]) == (2, 1)
+
+
+def test_verify_is_quiet_success_otherwise(cli: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "verify_dir", lambda *_: checks.Report((result("a"),)))
+    ran = cli("verify", "somewhere")
+    assert (ran.code, ran.out.splitlines()[-1]) == (0, "1 passed, 0 failed")
+
+
+# ---- training --------------------------------------------------------------------------------------------------------
+
+RECIPE = """\
+# Claim: none, a test; `unmask train tiny.yaml`; seconds.
+name: tiny
+tokenizer: {vocab_size: 300, samples: 50}
+model: {dim: 16, layers: 1, heads: 2, mlp_dim: 32, max_len: 128}
+data:
+  kind: generator
+  source: unmask.evals.tasks.synthetic:stream
+  batch_tokens: 128
+  stages: [{start: 0, mix: {copy: 1}}]
+objective: {kind: llada-sft, eos_weight: 0.05, normalise: batch}
+run: {steps: 2, precision: fp32, log_every: 1, save_every: 1, device: cpu}
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    (tmp_path / "tiny.yaml").write_text(RECIPE)
+    return tmp_path / "tiny.yaml"
+
+
+def test_train_runs_refuses_to_overwrite_and_resumes(cli: Run, recipe: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    assert cli("train", recipe, "--out", out, "--resume").code == 2
+    ran = cli("train", recipe, "--out", out)
+    assert ran.code == 0, ran.err
+    assert Path(ran.out.strip()).is_dir()
+    assert "step      2/2" in ran.err
+    again = cli("train", recipe, "--out", out)
+    assert again.code == 2
+    assert "--resume" in again.err
+    more = cli("train", recipe, "run.steps=3", "--out", out, "--resume", "--json")
+    assert more.code == 0, more.err
+    assert "from step 2" in more.err
+    assert more.json["step"] == 3
+
+
+def test_data_inspect_shows_what_the_loss_sees(cli: Run, recipe: Path) -> None:
+    before = sorted(recipe.parent.rglob("*"))
+    rows = cli("data", "inspect", recipe, "--rows", 4, "--json").json
+    kinds = {kind for row in rows for _, kind in row}
+    assert len(rows) == 4
+    assert {"kept", "masked"} <= kinds
+    assert "".join(text for text, kind in rows[0] if kind == "kept").startswith("<|user|>")
+    text = cli("data", "inspect", recipe, "--rows", 2).out
+    assert "[" in text
+    assert "\x1b" not in text
+    assert json.dumps(rows)
+    assert sorted(recipe.parent.rglob("*")) == before

@@ -1,0 +1,135 @@
+"""Command lines of the published scripts, word for word, and what they must mean here.
+
+Fast-dLLM chat.py: --gen_length --steps --block_size --use_cache --if_cache_position --threshold. Its lm-eval commands:
+use_cache, dual_cache, threshold, factor, show_speed. LLaDA: generate() and eval_reverse names. Dream: demo and eval names.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Run
+
+from unmask.cli.decoding import add_decoding, add_model, resolve
+from unmask.cli.parsing import Parser
+from unmask.core.errors import InputError
+
+TABLE: list[tuple[str, dict[str, Any], tuple[str, ...]]] = [
+    # Fast-dLLM llada/chat.py
+    ("--gen_length 128 --steps 128 --block_size 32", {"gen_length": 128, "steps": 128, "block_length": 32}, ()),
+    ("--block_size 32 --use_cache", {"block_length": 32, "cache": "prefix"}, ()),
+    (
+        "--gen_length 256 --steps 256 --block_size 32 --use_cache --if_cache_position --threshold 0.9",
+        {"gen_length": 256, "steps": 256, "block_length": 32, "cache": "dual", "threshold": 0.9},
+        (),
+    ),
+    ("--if_cache_position", {"cache": None}, ("--if_cache_position has no effect without --use_cache",)),
+    # Fast-dLLM eval, as switches
+    (
+        "--gen_length 256 --steps 8 --block_length 32 --use_cache --threshold 0.9 --show_speed",
+        {"gen_length": 256, "steps": 8, "block_length": 32, "cache": "prefix", "threshold": 0.9},
+        ("--show_speed has no effect: speed is always printed",),
+    ),
+    (
+        "--gen_length 256 --block_length 32 --use_cache --dual_cache --factor 1.0",
+        {"gen_length": 256, "block_length": 32, "cache": "dual", "factor": 1.0},
+        (),
+    ),
+    ("--dual_cache", {"cache": None}, ("--dual_cache has no effect without --use_cache",)),
+    # LLaDA generate.py, eval_llada, eval_reverse, OpenCompass
+    (
+        "--steps 128 --gen_length 128 --block_length 128 --temperature 0 --cfg_scale 0 --remasking low_confidence",
+        {"steps": 128, "gen_length": 128, "block_length": 128, "cfg_scale": 0.0, "remasking": "low_confidence"},
+        (),
+    ),
+    ("--mask_id 126336 --remasking random", {"remasking": "random"}, ("--mask_id has no effect: the mask id comes from the checkpoint",)),
+    ("--cfg 2.0 --eos_inf", {"cfg_scale": 2.0, "logits_eos_inf": True}, ()),
+    ("--logits_eos_inf --confidence_eos_eot_inf", {"logits_eos_inf": True, "confidence_eos_eot_inf": True}, ()),
+    (
+        "--gen_steps 512 --gen_length 512 --gen_blocksize 512 --diff_confidence_eos_eot_inf",
+        {"steps": 512, "gen_length": 512, "block_length": 512, "confidence_eos_eot_inf": True},
+        (),
+    ),
+    # Dream demos and eval
+    (
+        "--max_new_tokens 256 --steps 256 --temperature 0.4 --top_p 0.95 --alg entropy --alg_temp 0.1",
+        {"gen_length": 256, "steps": 256, "temperature": 0.4, "top_p": 0.95, "alg": "entropy", "alg_temp": 0.1},
+        (),
+    ),
+    (
+        "--max_new_tokens 512 --diffusion_steps 512 --alg maskgit_plus --eps 0.001 --top_k 50 --temperature 0.2",
+        {"gen_length": 512, "steps": 512, "alg": "maskgit_plus", "eps": 0.001, "top_k": 50, "temperature": 0.2},
+        (),
+    ),
+    (
+        "--max_new_tokens 256 --diffusion_steps 8 --alg confidence_threshold --threshold 0.9 --use_cache --dual_cache",
+        {"gen_length": 256, "steps": 8, "alg": "confidence_threshold", "threshold": 0.9, "cache": "dual"},
+        (),
+    ),
+]  # fmt: skip
+
+
+def parse(line: str) -> tuple[Any, int | None, list[str], Any]:
+    parser = Parser("test", "")
+    add_model(parser)
+    add_decoding(parser)
+    args = parser.parse(line.split())
+    return *resolve(args), args
+
+
+@pytest.mark.parametrize(("line", "meaning", "warnings"), TABLE, ids=[row[0] for row in TABLE])
+def test_published_command_line(line: str, meaning: dict[str, Any], warnings: tuple[str, ...]) -> None:
+    options, tokens, warned, _ = parse(line)
+    assert {name: getattr(options, name) for name in meaning} == meaning
+    said = {**options.said()}
+    said.pop("temperature", None)
+    assert set(said) <= {*meaning, "temperature"}
+    assert tokens == meaning.get("gen_length")
+    assert tuple(warned) == warnings
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["gen-length", "max-tokens", "block-length", "alg-temp", "cfg-scale", "guidance-scale", "top-p", "top-k"],
+)
+def test_underscores_mean_the_same_and_are_noticed(name: str) -> None:
+    value = "1" if name != "top-p" else "0.5"
+    ours, theirs = parse(f"--{name} {value}"), parse(f"--{name.replace('-', '_')} {value}")
+    assert ours[0] == theirs[0]
+    assert ours[3].published == []
+    assert theirs[3].published == [f"--{name.replace('-', '_')}"]
+
+
+def test_aliases_stay_out_of_the_help(cli: Run) -> None:
+    text = cli("generate", "--help").out
+    for name in ("--gen-length", "--block-length", "--cache", "--cfg-scale", "--seed"):
+        assert name in text
+    for name in ("--gen_length", "--block_size", "--use_cache", "--if_cache_position", "--diffusion_steps", "--mask_id"):
+        assert name not in text
+    for default in ("(default: 128)", "(default:\n", "32)", "0.9)", "(default: 0)"):
+        assert default in text
+
+
+@pytest.mark.parametrize("line", ["--use_cache --cache dual", "--max_new_tokens 8 --gen_length 9"])
+def test_contradictions_are_refused(line: str) -> None:
+    with pytest.raises(InputError):
+        parse(line)
+
+
+def test_effectless_options_warn_in_published_spelling_and_are_errors_in_ours(cli: Run, llada: Path) -> None:
+    theirs = cli("generate", "-m", llada, "hi", *"--gen_length 16 --steps 16 --block_size 8 --use_cache --threshold 0.9".split())
+    assert theirs.code == 0
+    assert "warning: --steps has no effect" in theirs.err
+    assert "prefix" in theirs.err
+    ours = cli("generate", "-m", llada, "hi", *"--gen-length 16 --steps 16 --block-length 8 --threshold 0.9".split())
+    assert ours.code == 2
+    assert "without effect: --steps" in ours.err
+
+
+def test_a_published_line_and_ours_give_the_same_text(cli: Run, llada: Path) -> None:
+    theirs = cli("generate", "-m", llada, "hi", "-q", *"--gen_length 16 --steps 8 --block_size 8 --use_cache --if_cache_position".split())
+    ours = cli("generate", "-m", llada, "hi", "-q", *"-n 16 --steps 8 --block-length 8 --cache dual".split())
+    assert theirs.code == ours.code == 0
+    assert theirs.out == ours.out
