@@ -385,7 +385,7 @@ def check_cache(cache: CachePolicy | str, traits: Iterable[str] = tuple(TRAITS))
         if not serves(found, TRAITS[name]):
             continue
         for schedule in ("whole", "blocks(4)", "blocks(5)", "growing(3)"):
-            for policy in ("threshold(0.6)", "low_confidence(steps=10)", "left_to_right"):
+            for policy in ("threshold(0.6)", "low_confidence(steps=10)"):
                 _check_cache(found, name, schedule, policy)
 
 
@@ -425,7 +425,7 @@ def check_schedule(schedule: BlockSchedule | str, traits: Iterable[str] = tuple(
 
 def _check_layout(schedule: BlockSchedule, seq: Sequence) -> None:
     seq.blocks = schedule.layout(seq)
-    edges = [e for b in seq.blocks if b.parent is None for e in (b.start, b.stop)]
+    edges = [e for b in seq.blocks for e in (b.start, b.stop)]
     assert edges == sorted(edges) and edges[-1] <= seq.length, f"blocks {edges} are not sorted, disjoint and inside"
     holes = seq.holes(0, seq.length)
     covered = inside(holes, tuple((b.start, b.stop) for b in seq.blocks))

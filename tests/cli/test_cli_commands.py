@@ -18,7 +18,9 @@ from unmask.core import catalog
 from unmask.evals import verify as checks
 
 
-@pytest.mark.parametrize("argv", [["--help"], ["ls"], ["generate", "--help"], ["--version"], ["nonsense"], ["generate", ""]])
+@pytest.mark.parametrize(
+    "argv", [["--help"], ["ls"], ["generate", "--help"], ["--version"], ["nonsense"], ["generate", ""]]
+)
 def test_no_torch_for_help_lists_and_early_refusals(argv: list[str]) -> None:
     heavy = ("torch", "transformers", "numpy", "rich", "tokenizers")
     code = (
@@ -101,7 +103,7 @@ def test_tokenizer_train(cli: Run, tmp_path: Path) -> None:
     assert (tmp_path / "tok" / "tokenizer.json").is_file()
 
 
-# ---- verify: the printing and the exit codes; the comparing is tested with the fixtures --------------------------------
+# ---- verify: the printing and the exit codes; the comparing is tested with the fixtures ----------------------------
 
 
 def result(name: str, kind: str = "generate", passed: bool = True, error: float | None = None) -> checks.CaseResult:

@@ -85,7 +85,12 @@ def test_constraints_infilling_and_stops_reach_the_model(cli: Run, llada: Path) 
 def test_chat_raw_and_system_change_the_prompt(cli: Run, llada: Path) -> None:
     count = {
         name: cli("generate", "-m", llada, "hi", "-n", 4, "--json", *more).json["prompt_tokens"]
-        for name, more in {"auto": (), "chat": ("--chat",), "raw": ("--raw",), "system": ("--system", "Be brief.")}.items()
+        for name, more in {
+            "auto": (),
+            "chat": ("--chat",),
+            "raw": ("--raw",),
+            "system": ("--system", "Be brief."),
+        }.items()
     }
     assert count["raw"] < count["auto"] == count["chat"] < count["system"]
 
@@ -119,6 +124,16 @@ def test_record_replay_and_pictures_agree(cli: Run, llada: Path, tmp_path: Path)
         ET.parse(tmp_path / f"{style}.svg")
 
 
+def test_one_of_several_recorded_requests_can_be_replayed(cli: Run, llada: Path, tmp_path: Path) -> None:
+    path = tmp_path / "run.jsonl"
+    rows = cli("generate", "-m", llada, "one", "two", "-n", 4, "--json", "--record", path).json
+    assert len(cli("replay", path, "--json").json["runs"]) == 2
+    one = cli("replay", path, "--request", "1")
+    assert f"in {rows[1]['nfe']} forwards" in one.out
+    assert cli("replay", path, "--request", "1", "--json").json["runs"][0]["id"] == "1"
+    assert "0, 1" in cli("replay", path, "--request", "7").err
+
+
 def test_a_replay_needs_no_model_and_no_torch(llada: Path, cli: Run, tmp_path: Path) -> None:
     import subprocess
 
@@ -148,6 +163,17 @@ def test_dream_and_published_profiles_run(cli: Run, llada: Path, dream: Path) ->
         (llada, "--profile fast-dllm --cache prefix --block-length 8 --factor 1.0"),
     ):
         assert cli("generate", "-m", model, "hi", "-n", 16, *line.split()).code == 0
+
+
+def test_an_ascii_terminal_gets_question_marks_instead_of_an_error(llada: Path) -> None:
+    import os
+    import subprocess
+
+    line = [sys.executable, "-m", "unmask", "generate", "-m", str(llada), "hi", "-n", "6", "--show"]
+    env = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    done = subprocess.run(line, capture_output=True, env=env, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (done.stdout + done.stderr).isascii()
 
 
 # ---- chat ------------------------------------------------------------------------------------------------------------
@@ -223,7 +249,9 @@ def at_terminal(monkeypatch: pytest.MonkeyPatch, lines: list[str | type[BaseExce
 def test_at_a_terminal_errors_are_said_and_the_talk_goes_on(
     cli: Run, llada: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    at_terminal(monkeypatch, ["/nonsense", "/undo", "x " * 200, KeyboardInterrupt, "hello\\", "there", "/help", "/exit"])
+    at_terminal(
+        monkeypatch, ["/nonsense", "/undo", "x " * 200, KeyboardInterrupt, "hello\\", "there", "/help", "/exit"]
+    )
     monkeypatch.setattr("conftest.Piped.isatty", lambda self: True)
     ran = cli("chat", "-m", llada, "-n", 4)
     assert ran.code == 0
@@ -256,3 +284,18 @@ def test_an_interrupt_cancels_one_answer_and_leaves_no_trace(
     assert ran.out.count("(cancelled)") == 1
     messages = json.loads((tmp_path / "talk.json").read_text())["messages"]
     assert [m["content"] for m in messages if m["role"] == "user"] == ["one", "three"]
+
+
+def test_on_a_terminal_the_settled_beginning_is_printed_once(
+    cli: Run, llada: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = chat(cli, llada, "hello", args=("--temp", 1, "-q")).out
+    at_terminal(monkeypatch, ["hello"])
+    monkeypatch.setattr("conftest.Piped.isatty", lambda self: True)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    pieces: list[str] = []
+    monkeypatch.setattr("builtins.print", lambda *a, end="\n", **_: pieces.append("".join(map(str, a)) + end))
+    ran = cli("chat", "-m", llada, "-n", 4, "--temp", 1, "-q")
+    assert ran.code == 0
+    assert "".join(pieces).rstrip("\n") == plain.rstrip("\n")
+    assert len(pieces) > 2

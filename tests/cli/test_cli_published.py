@@ -1,7 +1,7 @@
 """Command lines of the published scripts, word for word, and what they must mean here.
 
 Fast-dLLM chat.py: --gen_length --steps --block_size --use_cache --if_cache_position --threshold. Its lm-eval commands:
-use_cache, dual_cache, threshold, factor, show_speed. LLaDA: generate() and eval_reverse names. Dream: demo and eval names.
+use_cache, dual_cache, threshold, factor, show_speed. LLaDA: generate() and eval_reverse. Dream: demo and eval.
 """
 
 from __future__ import annotations
@@ -44,7 +44,11 @@ TABLE: list[tuple[str, dict[str, Any], tuple[str, ...]]] = [
         {"steps": 128, "gen_length": 128, "block_length": 128, "cfg_scale": 0.0, "remasking": "low_confidence"},
         (),
     ),
-    ("--mask_id 126336 --remasking random", {"remasking": "random"}, ("--mask_id has no effect: the mask id comes from the checkpoint",)),
+    (
+        "--mask_id 126336 --remasking random",
+        {"remasking": "random"},
+        ("--mask_id has no effect: the mask id comes from the checkpoint",),
+    ),
     ("--cfg 2.0 --eos_inf", {"cfg_scale": 2.0, "logits_eos_inf": True}, ()),
     ("--logits_eos_inf --confidence_eos_eot_inf", {"logits_eos_inf": True, "confidence_eos_eot_inf": True}, ()),
     (
@@ -106,7 +110,14 @@ def test_aliases_stay_out_of_the_help(cli: Run) -> None:
     text = cli("generate", "--help").out
     for name in ("--gen-length", "--block-length", "--cache", "--cfg-scale", "--seed"):
         assert name in text
-    for name in ("--gen_length", "--block_size", "--use_cache", "--if_cache_position", "--diffusion_steps", "--mask_id"):
+    for name in (
+        "--gen_length",
+        "--block_size",
+        "--use_cache",
+        "--if_cache_position",
+        "--diffusion_steps",
+        "--mask_id",
+    ):
         assert name not in text
     for default in ("(default: 128)", "(default:\n", "32)", "0.9)", "(default: 0)"):
         assert default in text
@@ -119,7 +130,9 @@ def test_contradictions_are_refused(line: str) -> None:
 
 
 def test_effectless_options_warn_in_published_spelling_and_are_errors_in_ours(cli: Run, llada: Path) -> None:
-    theirs = cli("generate", "-m", llada, "hi", *"--gen_length 16 --steps 16 --block_size 8 --use_cache --threshold 0.9".split())
+    theirs = cli(
+        "generate", "-m", llada, "hi", *"--gen_length 16 --steps 16 --block_size 8 --use_cache --threshold 0.9".split()
+    )
     assert theirs.code == 0
     assert "warning: --steps has no effect" in theirs.err
     assert "prefix" in theirs.err
@@ -129,7 +142,14 @@ def test_effectless_options_warn_in_published_spelling_and_are_errors_in_ours(cl
 
 
 def test_a_published_line_and_ours_give_the_same_text(cli: Run, llada: Path) -> None:
-    theirs = cli("generate", "-m", llada, "hi", "-q", *"--gen_length 16 --steps 8 --block_size 8 --use_cache --if_cache_position".split())
+    theirs = cli(
+        "generate",
+        "-m",
+        llada,
+        "hi",
+        "-q",
+        *"--gen_length 16 --steps 8 --block_size 8 --use_cache --if_cache_position".split(),
+    )
     ours = cli("generate", "-m", llada, "hi", "-q", *"-n 16 --steps 8 --block-length 8 --cache dual".split())
     assert theirs.code == ours.code == 0
     assert theirs.out == ours.out

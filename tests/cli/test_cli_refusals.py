@@ -1,9 +1,10 @@
-"""Bad input: one clear line, a hint, exit code 2, and the folder as it was. Failures and interrupts: their own codes."""
+"""Bad input: one clear line, a hint, exit code 2, the folder as it was. Failures and interrupts: their own codes."""
 
 from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -39,6 +40,11 @@ def refused(ran: Ran, said: str) -> None:
     assert said.lower() in ran.err.lower(), ran.err
     assert "Traceback" not in ran.err
     assert ran.out == ""
+
+
+def named(value: object) -> str:
+    """A test's name from its command line."""
+    return " ".join(value)[:60] if isinstance(value, list) else ""
 
 
 BEFORE_LOADING = [
@@ -79,7 +85,7 @@ BEFORE_LOADING = [
     (["generate", "hi", "--schedule", "blocks(0)"], ">= 1"),
     (["generate", "hi", "--profile", "lada"], "did you mean llada"),
     (["generate", "hi", "--constraint", "fox"], "no colon"),
-    (["generate", "hi", "--constraint", "-1:fox"], "position"),
+    (["generate", "hi", "--constraint=-1:fox"], "position"),
     (["generate", "hi", "--constraint", ""], "position:word"),
     (["generate", "--infill", "no holes"], "without holes"),
     (["generate", "--infill", "a [[0]]"], "[[n]]"),
@@ -91,6 +97,7 @@ BEFORE_LOADING = [
     (["generate", "hi", "--delay", "1"], "--show"),
     (["generate", "hi", "--record", "missing/run.jsonl"], "folder that exists"),
     (["generate", "hi", "--record", "folder"], "a file name"),
+    (["generate", "hi", "--svg", "x", "--record", "./x"], "two different files"),
     (["generate", "hi", "--svg", "missing/run.svg"], "folder that exists"),
     (["generate", "hi", "--tempurature", "1"], "did you mean --temperature"),
     (["generate", "hi", "--temp"], "--temperature/--temp: expected one argument"),
@@ -124,7 +131,6 @@ BEFORE_LOADING = [
     (["train", "notes.txt", "optim.lr"], "key=value"),
     (["train", "notes.txt"], "recipe"),
     (["train", "latin1.txt"], "utf-8"),
-    (["data"], ""),
     (["data", "inspekt"], "data inspect"),
     (["data", "inspect", "missing.yaml"], "no such file"),
     (["tokenizer", "train", "missing.txt", "--out", "x"], "no such file"),
@@ -133,6 +139,7 @@ BEFORE_LOADING = [
     (["tokenizer", "train", "notes.txt", "--out", "x", "--vocab-size", "9"], "261"),
     (["bench", "decod"], "bench decode"),
     (["eval", "gsm9k"], "synthetic"),
+    (["eval", "synthetic", "--count", "0"], "at least 1"),
     (["ls", "polices"], "invalid choice"),
     (["env", "--jsn"], "did you mean --json"),
     (["generat"], "did you mean generate"),
@@ -140,7 +147,7 @@ BEFORE_LOADING = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("argv", "said"), [r for r in BEFORE_LOADING if r[1]], ids=lambda v: " ".join(v)[:60] if isinstance(v, list) else "")
+@pytest.mark.parametrize(("argv", "said"), BEFORE_LOADING, ids=named)
 def test_bad_input_is_refused_in_one_line(cli: Run, argv: list[str], said: str) -> None:
     refused(cli(*argv), said)
 
@@ -166,7 +173,7 @@ def test_stdin_that_is_not_text_is_refused(cli: Run, llada: Path, argv: list[str
         (["hi", "--cfg-scale", "1", "--guidance-scale", "2"], "both"),
         (["hi", "--device", "warp"], "device"),
     ],
-    ids=lambda v: " ".join(v)[:50] if isinstance(v, list) else "",
+    ids=named,
 )
 def test_what_only_the_model_can_tell_is_refused_too(cli: Run, llada: Path, more: list[str], said: str) -> None:
     refused(cli("generate", "-m", llada, *more, "--record", "run.jsonl", "--svg", "run.svg"), said)
@@ -224,6 +231,23 @@ def test_a_run_that_fails_leaves_no_file(
     assert "Traceback" not in ran.err
 
 
+def test_a_polite_kill_leaves_no_file(cli: Run, llada: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from unmask.engine.engine import Engine
+
+    step = Engine.step
+    before = signal.getsignal(signal.SIGTERM)
+
+    def killed(self: Any) -> Any:
+        if self.stats.model_calls == 3:
+            signal.raise_signal(signal.SIGTERM)
+        return step(self)
+
+    monkeypatch.setattr(Engine, "step", killed)
+    ran = cli("generate", "-m", llada, "hi", "-n", 16, "--record", "run.jsonl", "--svg", "run.svg")
+    assert ran.code == 143
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
 @pytest.mark.parametrize("flag", ["--record", "--svg"])
 def test_a_full_disk_leaves_no_file(cli: Run, llada: Path, monkeypatch: pytest.MonkeyPatch, flag: str) -> None:
     def full(*_: object) -> None:
@@ -242,7 +266,9 @@ def test_outputs_that_cannot_be_written(cli: Run, llada: Path) -> None:
     assert "no space left" in ran.err
     assert Path("/dev/full").is_char_device()
     with open("/dev/full", "w") as full:
-        done = subprocess.run([sys.executable, "-m", "unmask", "ls"], stdout=full, stderr=subprocess.PIPE, text=True, check=False)  # fmt: skip
+        done = subprocess.run(
+            [sys.executable, "-m", "unmask", "ls"], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
     assert done.returncode == 2
     assert done.stderr.startswith("unmask: error: no space left on device")
     assert len(done.stderr.strip().splitlines()) == 2

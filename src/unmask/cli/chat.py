@@ -65,6 +65,9 @@ def main(argv: Sequence[str]) -> int:
     from unmask.cli.session import load_model, without_effectless
 
     model = load_model(args, options, notices)
+    if not model.has_chat:
+        remedy = "Use `unmask generate`, which also takes plain text."
+        raise RequestError("chat", expected="a model with a chat template", got=f"none in {model.name}", remedy=remedy)
     options = without_effectless(args, options, model, tokens, notices)
     talk = Talk(model, args, options, tokens, notices)
     if sys.stdin.isatty():

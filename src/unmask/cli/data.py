@@ -5,16 +5,13 @@ from __future__ import annotations
 import sys
 import tempfile
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from unmask.cli.nested import choose
 from unmask.cli.output import print_json
 from unmask.cli.parsing import Parser, integer
 from unmask.core.errors import InputError
-
-if TYPE_CHECKING:
-    from unmask.train.trainer import Trainer
 
 EXAMPLES = """\
   unmask data inspect recipes/nano.yaml
@@ -53,13 +50,14 @@ def inspect(argv: Sequence[str]) -> int:
     args = parser.parse(argv)
     if not Path(args.recipe).is_file():
         raise InputError(f"recipe {args.recipe}", expected="a YAML file", got="no such file")
+    from unmask.train.inspect import inspect_data
     from unmask.train.recipe import load_recipe
     from unmask.train.trainer import Trainer
 
     extra = [f"tokenizer.path={args.tokenizer}"] if args.tokenizer else []
     recipe = load_recipe(args.recipe, [*args.overrides, *extra])
     with tempfile.TemporaryDirectory() as scratch:  # nothing of the run is kept
-        samples = _samples(Trainer(recipe, scratch), args.rows, args.batch)
+        samples = list(islice(inspect_data(Trainer(recipe, scratch), args.batch), args.rows))
     if args.json:
         print_json(samples)
     else:
@@ -67,42 +65,7 @@ def inspect(argv: Sequence[str]) -> int:
     return 0
 
 
-def _samples(trainer: Trainer, rows: int, skip: int) -> list[list[tuple[str, str]]]:
-    """(text, kind) of every place, row by row, after the recipe's own noise."""
-    for _ in range(skip):
-        trainer.stream.next()
-    found: list[list[tuple[str, str]]] = []
-    while len(found) < rows:
-        batch = trainer.stream.next()
-        (view,) = trainer.objective.noise.corrupt(batch.ids, ~_scored(trainer, batch), trainer.rng)
-        for i in range(min(batch.ids.shape[0], rows - len(found))):
-            marks = zip(*(t[i].tolist() for t in (batch.ids, batch.real, batch.scored, batch.tail, view.masked)))
-            found.append([(_text(trainer, token), _kind(*flags)) for token, *flags in marks])
-    return found
-
-
-def _scored(trainer: Trainer, batch: Any) -> Any:
-    """Where noise may fall under the recipe's objective."""
-    from unmask.train.objectives.llada import LladaSft
-
-    objective = trainer.objective
-    without_padding = isinstance(objective, LladaSft) and not objective.eos_padding
-    return batch.scored & ~batch.tail if without_padding else batch.scored
-
-
-def _kind(real: bool, scored: bool, tail: bool, masked: bool) -> str:
-    if not real:
-        return "padding"
-    if tail:
-        return "tail masked" if masked else "tail"
-    return "masked" if masked else "open" if scored else "kept"
-
-
-def _text(trainer: Trainer, token: int) -> str:
-    return str(trainer.tokenizer.decode([token], skip_special_tokens=False))
-
-
-def _draw(samples: list[list[tuple[str, str]]]) -> None:
+def _draw(samples: Sequence[Sequence[tuple[str, str]]]) -> None:
     from rich.console import Console
     from rich.text import Text
 

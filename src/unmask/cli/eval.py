@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from unmask.cli.nested import choose
 from unmask.cli.output import print_json
-from unmask.cli.parsing import Parser
+from unmask.cli.parsing import Parser, integer
 
 if TYPE_CHECKING:
     from unmask.evals.synthetic_eval import Score
@@ -35,16 +35,16 @@ def synthetic(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--model", metavar="DIR", help="a checkpoint; without it, the embedded model")
     parser.add_argument("--tasks", metavar="A,B", help="tasks to score (default: all)")
-    parser.add_argument("--count", type=int, default=500, help="held-out items per task (default: 500)")
+    parser.add_argument("--count", type=integer(1), default=500, help="held-out items per task (default: 500)")
     parser.add_argument("--policy", help="a policy spec (default: one token per step)")
     parser.add_argument("--cache", help="a cache spec (default: none)")
-    parser.add_argument("--block-length", type=int, help="positions per block (default: the checkpoint's)")
+    parser.add_argument("--block-length", type=integer(1), help="positions per block (default: the checkpoint's)")
     parser.add_argument(
         "--grid", action="store_true", help="one token per step, thresholds and factors, times the caches"
     )
-    parser.add_argument("--crowd", type=int, default=32, help="answers decoded at the same time (default: 32)")
-    parser.add_argument("--threads", type=int, help="CPU threads (default: torch's)")
-    parser.add_argument("--dtype", default="auto", help="auto, bf16, fp16 or fp32")
+    parser.add_argument("--crowd", type=integer(1), default=32, help="answers decoded at the same time (default: 32)")
+    parser.add_argument("--threads", type=integer(1), help="CPU threads (default: torch's)")
+    parser.add_argument("--dtype", default="auto", choices=("auto", "bf16", "fp16", "fp32"), help="default: auto")
     parser.add_argument("--json", action="store_true", help="a JSON list on stdout")
     return _run(parser.parse(argv))
 
@@ -59,8 +59,6 @@ def _run(args: argparse.Namespace) -> int:
     if args.grid and (args.policy or args.cache):
         raise ConfigError("--grid", expected="to stand alone", got="--policy or --cache beside it")
     if args.threads is not None:
-        if args.threads < 1:
-            raise ConfigError("--threads", expected=">= 1", got=str(args.threads))
         torch.set_num_threads(args.threads)
     one = {"policy": args.policy} if args.policy else ONE_PER_STEP
     label = f"{args.policy or '1 token/step'}, {args.cache or 'none'}"

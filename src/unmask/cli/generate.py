@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unmask.cli.decoding import add_decoding, add_model, resolve, warn
@@ -44,6 +45,8 @@ def main(argv: Sequence[str]) -> int:
     for flag in ("record", "svg"):
         if getattr(args, flag) is not None:
             check_writable(getattr(args, flag), f"--{flag}")
+    if args.record is not None and args.svg is not None and Path(args.record).resolve() == Path(args.svg).resolve():
+        raise RequestError("--record and --svg", expected="two different files", got=args.svg)
     prompts, chat = _prompts(args)
     _check_given(args)
     warn(notices, warnings)
@@ -105,7 +108,7 @@ def _add_output(parser: Parser) -> None:
         "--json", action="store_true", help="an object (a list for several answers) with text, counts and tokens"
     )
     g.add_argument("--record", metavar="FILE", help="keep the run for `unmask replay` (JSON lines)")
-    g.add_argument("--svg", metavar="FILE", help="write a picture of the canvas settling")
+    g.add_argument("--svg", metavar="FILE", help="write a picture of the first answer settling")
     g.add_argument("--quiet", "-q", action="store_true", help="say nothing but the answer")
 
 

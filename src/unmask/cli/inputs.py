@@ -19,9 +19,9 @@ def add_prompts(parser: Parser) -> None:
     g.add_argument(
         "--prompt", "-p", action="append", default=[], metavar="TEXT", help="the same as an option; may be repeated"
     )
-    g.add_argument(
+    parser.option(
+        g,
         "--prompt-file",
-        "--prompt_file",
         "-f",
         action="append",
         default=[],

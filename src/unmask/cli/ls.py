@@ -69,24 +69,33 @@ def _argument(f: dataclasses.Field[Any]) -> dict[str, Any]:
 
 
 def _family(family: Any) -> dict[str, Any]:
-    """What a family recommends for 128 and 1024 tokens, Base and Instruct, from its own class defaults."""
+    """What a family recommends, Base and Instruct, from its own class defaults; two lines where the length matters."""
+    settings: dict[str, str] = {}
+    for name, chat in (("base", False), ("instruct", True)):
+        short, long = _advice(family, chat, 128), _advice(family, chat, 1024)
+        if short == long:
+            settings[name] = short
+        else:
+            settings |= {f"{name}, 128 tokens": short, f"{name}, 1024 tokens": long}
+    issues = list(dict.fromkeys([*family.known_issues, *_issues(family)]))
+    return {
+        "format": family.architecture,
+        "recommended": {k: v for k, v in settings.items() if v},
+        "known issues": issues,
+    }
+
+
+def _advice(family: Any, chat: bool, tokens: int) -> str:
+    """Recommended settings as specs, with N for the answer's length."""
     from unmask.core.errors import CheckpointError
 
-    settings: dict[str, str] = {}
-    for chat in (False, True):
-        for tokens in (128, 1024):
-            try:
-                r = family.recommended({}, chat, tokens)
-            except CheckpointError:  # a family of a package outside may need a whole config for its advice
-                continue
-            text = (
-                f"schedule={r.schedule} policy={r.policy} cache={r.cache} steps={r.steps} block_length={r.block_length}"
-            )
-            extra = "".join(f" {k}={v}" for k, v in r.sampling.items())
-            settings[f"{'instruct' if chat else 'base'}, {tokens} tokens"] = f"{text}{extra}. {r.note}".rstrip()
-    advice = {k: v for k, v in settings.items() if v}
-    issues = list(dict.fromkeys([*family.known_issues, *_issues(family)]))
-    return {"format": family.architecture, "recommended": advice, "known issues": issues}
+    try:
+        r = family.recommended({}, chat, tokens)
+    except CheckpointError:  # a family of a package outside may need a whole config for its advice
+        return ""
+    extra = "".join(f" {k}={v}" for k, v in r.sampling.items())
+    text = f"schedule={r.schedule} policy={r.policy} cache={r.cache}{extra}"
+    return f"{text.replace(str(tokens), 'N')}. {r.note}".rstrip()
 
 
 def _issues(family: Any) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """The `unmask` command: picks the command, runs it, and turns every expected failure into one line and an exit code.
 
 Exit codes: 0 done, 1 a run failed, 2 bad input (nothing was written), 130 interrupted, 141 the reader of our output
-went away.
+went away, 143 terminated.
 """
 
 from __future__ import annotations
@@ -9,8 +9,10 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from typing import TextIO
 
 from unmask import __version__
@@ -50,11 +52,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     _tolerant(sys.stdout)
     _tolerant(sys.stderr)
     try:
-        code = _dispatch(words)
+        with _signals():
+            code = _dispatch(words)
         sys.stdout.flush()
         return code
-    except SystemExit as stop:  # argparse leaves this way after --help
-        return stop.code if isinstance(stop.code, int) else 0
     except BrokenPipeError:
         _abandon_stdout()
         return 141
@@ -88,6 +89,9 @@ def _report_system(error: BaseException) -> int:
     _line(f"unmask: error: {f'{name}: ' if name else ''}{reason(error)}")
     if not name:
         _line("hint: The output could not be written; is the disk full?")
+    try:
+        sys.stdout.flush()
+    except OSError:
         _abandon_stdout()
     return 2
 
@@ -109,8 +113,29 @@ def _dispatch(words: list[str]) -> int:
     if name not in COMMANDS:
         raise _unknown(name)
     module = importlib.import_module(f"unmask.cli.{name}")
-    code: int = module.main(words[1:])
+    try:
+        code: int = module.main(words[1:])
+    except SystemExit as stop:  # argparse leaves this way after --help, a signal with its own number
+        return stop.code if isinstance(stop.code, int) else 0
     return code
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[None]:
+    """A polite kill unwinds like an interrupt, so no half-written file stays; the exit code is 128 + its number."""
+    names = [s for s in ("SIGTERM", "SIGHUP") if s in signal.Signals.__members__]
+    if threading.current_thread() is not threading.main_thread():
+        names = []
+    before = {name: signal.signal(signal.Signals[name], _leave) for name in names}
+    try:
+        yield
+    finally:
+        for name, handler in before.items():
+            signal.signal(signal.Signals[name], signal.SIG_DFL if handler is None else handler)
+
+
+def _leave(number: int, _: object) -> None:
+    raise SystemExit(128 + number)
 
 
 def _overview() -> Parser:

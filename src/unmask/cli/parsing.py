@@ -133,9 +133,14 @@ def _bounds(low: float | None, high: float | None, above: float | None) -> str:
     if above is not None:
         words.append(f"above {above:g}")
     if low is not None and high is not None:
-        words.append(f"from {low:g} to {high:g}")
+        words.append(f"from {_plain(low)} to {_plain(high)}")
     elif low is not None:
-        words.append(f"of at least {low:g}")
+        words.append(f"of at least {_plain(low)}")
     elif high is not None:
         words.append(f"at most {high:g}" if not words else f"and at most {high:g}")
     return f" {' '.join(words)}" if words else ""
+
+
+def _plain(value: float) -> str:
+    """Whole numbers in full: 1048576, not 1.04858e+06."""
+    return str(value) if isinstance(value, int) else f"{value:g}"

@@ -92,7 +92,8 @@ def _show(args: argparse.Namespace, recording: Recording) -> None:
         events = _paced(recording.events, args.speed)
     for _ in tee(events, metrics, canvas):
         pass
-    print(metrics.total())
+    ids = list(fold(recording.events))
+    print(metrics.of(ids[0]) if len(ids) == 1 else metrics.total())
 
 
 def _paced(events: Sequence[Event], speed: float, wait: Callable[[float], None] = time.sleep) -> Iterator[Event]:

@@ -46,7 +46,11 @@ def main(argv: Sequence[str]) -> int:
     _check_folder(out, args.resume)
     from unmask.train.trainer import Trainer
 
-    return _watch(Trainer(recipe, out).fit(), args)
+    try:
+        return _watch(Trainer(recipe, out).fit(), args)
+    except KeyboardInterrupt:
+        Notices(args.quiet).say(f"stopped; the last checkpoint is whole. Go on with --out {out} --resume")
+        raise
 
 
 def _check(args: argparse.Namespace) -> None:

@@ -1,0 +1,1 @@
+"""Scores: likelihood, tasks with checkers, recorded reference outputs."""

@@ -50,6 +50,10 @@ class Layer(nn.Module):
     def project(self, x: Tensor, rope: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         cfg = self.cfg
         qkv = self.qkv(rms_norm(x, self.attn_norm, cfg.norm_eps))
+        if cfg.qk_norm is None:  # q and k lie side by side: one rotation for both
+            heads = qkv.unflatten(-1, (-1, cfg.head_dim))
+            qk = apply_rope(heads[..., : cfg.heads + cfg.kv_heads, :], *rope)
+            return qk[..., : cfg.heads, :], qk[..., cfg.heads :, :], heads[..., cfg.heads + cfg.kv_heads :, :]
         q, k, v = qkv.split((cfg.q_dim, cfg.kv_dim, cfg.kv_dim), dim=-1)
         if cfg.qk_norm == "full":
             q, k = rms_norm(q, self.q_norm, cfg.norm_eps), rms_norm(k, self.k_norm, cfg.norm_eps)

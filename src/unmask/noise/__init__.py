@@ -1,0 +1,1 @@
+"""Forward processes: how clean text is corrupted for training."""

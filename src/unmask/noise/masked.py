@@ -18,8 +18,8 @@ from unmask.core.errors import ConfigError
 class Corrupted:
     """One noised view of a batch.
 
-    ids [B, T] the noised ids; target [B, T] the clean ones; masked [B, T] True where noise fell (the loss speaks there);
-    weight [B, T] 1 / p of the row; t [B] the noise level in [0, 1).
+    ids [B, T] the noised ids; target [B, T] the clean ones; masked [B, T] True where noise fell (the loss speaks
+    there); weight [B, T] 1 / p of the row; t [B] the noise level in [0, 1).
     """
 
     ids: Tensor

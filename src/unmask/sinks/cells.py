@@ -8,6 +8,7 @@ else), earlier tokens blue. Every level has a shape as well, so that nothing dep
 from __future__ import annotations
 
 import math
+import re
 import unicodedata
 from collections.abc import Callable
 from typing import Literal
@@ -22,6 +23,9 @@ EARLIER = "#6699CC"
 COLOURS: dict[Level, str] = {"low": "#FF6666", "middle": "#FFAA33", "high": "#66CC66"}
 BARS: dict[Level, str] = {"low": "▁", "middle": "▄", "high": "█"}
 ASCII_BARS: dict[Level, str] = {"low": "-", "middle": "=", "high": "#"}
+
+END = re.compile(r"<\|(eos|endoftext|end_of_text|eot_id|im_end)\|>|</s>")
+"""Names of the tokens that end a text or a turn: long, frequent, and always the same."""
 
 _VISIBLE = {"\n": "↵", "\r": "←", "\t": "⇥", " ": "␣"}
 _ASCII = {"\n": "\\n", "\r": "\\r", "\t": "\\t", " ": "_"}
@@ -42,6 +46,8 @@ def level(confidence: float) -> Level:
 
 def label(piece: str, ascii_only: bool = False) -> str:
     """A token as one visible word: the space before a word is dropped, other white space and control signs drawn."""
+    if END.fullmatch(piece):
+        return "$" if ascii_only else "∎"
     word = piece[1:] if piece.startswith(" ") and piece.strip() else piece
     table = _ASCII if ascii_only else _VISIBLE
     word = "".join(table.get(c, c) for c in word)

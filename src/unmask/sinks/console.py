@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, TextIO
 
 from unmask.core.events import Accepted, Canvas, Event, Failed, Finished, Stepped, start_canvas
-from unmask.sinks.cells import ASCII_BARS, BARS, COLOURS, EARLIER, Piece, fit, label, level
+from unmask.sinks.cells import ASCII_BARS, BARS, COLOURS, EARLIER, END, Piece, fit, label, level
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -32,18 +32,17 @@ BASIC_COLOURS = {
 """For terminals of 16 colours, where the nearest of the true ones would all be white."""
 
 
-def canvas_sink(piece: Piece, stream: TextIO, *, delay: float = 0.0, colour: bool = True) -> LiveCanvas | PlainCanvas:
-    """The drawing that fits the stream: in place on a terminal, else plain lines.
+def canvas_sink(piece: Piece, stream: TextIO, *, delay: float = 0.0) -> LiveCanvas | PlainCanvas:
+    """The drawing that fits the stream: in place on a terminal (NO_COLOR leaves the shapes), else plain lines.
 
     Args:
         piece: the text of one token id.
         stream: where to draw.
         delay: seconds to wait after each step on a terminal, for runs too fast to watch.
-        colour: False draws shapes only.
     """
     from rich.console import Console
 
-    console = Console(file=stream, no_color=None if colour else True, highlight=False)
+    console = Console(file=stream, highlight=False)
     if console.is_terminal and not console.is_dumb_terminal:
         return LiveCanvas(piece, console, delay)
     return PlainCanvas(piece, stream)
@@ -52,7 +51,7 @@ def canvas_sink(piece: Piece, stream: TextIO, *, delay: float = 0.0, colour: boo
 def can_draw(encoding: str | None) -> bool:
     """Whether a stream of that encoding has our block signs."""
     try:
-        "░▁▄█…↵␣∅·".encode(encoding or "ascii")
+        "░▁▄█…↵␣∅∎·".encode(encoding or "ascii")
     except (UnicodeEncodeError, LookupError):
         return False
     return True
@@ -151,8 +150,7 @@ class LiveCanvas:
         text = "".join(self._piece(i) for i in canvas.ids[: canvas.prompt_len] if i >= 0)
         words = " ".join(text.split())
         text = "".join(_inline(c, self._ascii) for c in words[-PROMPT_ROWS * columns // 2 :])
-        parts = Text(text, style="dim").wrap(self._console, columns) if text else []
-        return list(parts[-PROMPT_ROWS:])
+        return list(Text(text, style="dim").wrap(self._console, columns)[-PROMPT_ROWS:]) if text else []
 
     def _window(self, canvas: Canvas, columns: int, room: int) -> list[Text]:
         """Rows of whole cells; of a canvas too high for the screen, those around the open place."""
@@ -228,4 +226,6 @@ def _status(canvas: Canvas) -> str:
 
 def _inline(piece: str, ascii_only: bool) -> str:
     """A token within running text: spaces stay, everything else invisible is drawn."""
+    if END.fullmatch(piece):
+        return label(piece, ascii_only)
     return "".join(c if c == " " else label(c, ascii_only) for c in piece)

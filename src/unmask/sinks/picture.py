@@ -20,6 +20,9 @@ FONT = "ui-monospace, SFMono-Regular, Menlo, Consolas, 'DejaVu Sans Mono', monos
 SIGN, LINE, GAP, MARGIN, SIDE = 8.4, 24.0, 4.0, 16.0, 92.0
 """Pixels: a sign's width at 14 px, a row's height, between cells, around the picture, for the words on the left."""
 
+LEGEND = 580.0
+"""Pixels a legend takes."""
+
 INK, QUIET, CARD, HOLE, HOLE_EDGE = "#1f2328", "#656d76", "#ffffff", "#e7e9ec", "#c9ced4"
 FILL = {"low": "#ffd6d6", "middle": "#ffe6bd", "high": "#d3f0d3"}
 EDGE = {"low": "#d1242f", "middle": "#b35900", "high": "#1a7f37"}
@@ -61,9 +64,9 @@ def settling(
         RecordingError: the events hold no step of that request.
     """
     moments = _moments(events, request)
-    shown = _choose(moments, max(rows, 2))
     last = moments[-1]
     boxes, lines = _layout(last, piece, columns)
+    shown = _choose(moments, boxes.keys(), max(rows, 2))
     top = MARGIN + (LINE if title else 0)
     height = lines * LINE + 12
     parts: list[str] = []
@@ -71,7 +74,7 @@ def settling(
         parts.append(_moment(canvas, last, boxes, piece, top + number * height, number == len(shown) - 1))
     bottom = top + len(shown) * height
     parts.append(_legend(bottom))
-    wide = SIDE + columns * SIGN + 2 * MARGIN
+    wide = SIDE + max(_extent(boxes, title) - (SIDE if title else 0), LEGEND) + 2 * MARGIN
     words = f"{len(shown)} moments of a text settling out of masks, {last.nfe} forwards in all"
     return _page(wide, bottom + LINE + MARGIN, parts, title, words)
 
@@ -95,7 +98,7 @@ def by_step(
     bottom = top + lines * LINE + 8
     parts.append(_steps_legend(bottom, total))
     words = f"a text, each token tinted by the step that wrote it, {total} forwards in all"
-    return _page(columns * SIGN + 2 * MARGIN, bottom + LINE + MARGIN, parts, title, words)
+    return _page(max(_extent(boxes, title), LEGEND) + 2 * MARGIN, bottom + LINE + MARGIN, parts, title, words)
 
 
 def _moments(events: Iterable[Event], request: str | None) -> list[Canvas]:
@@ -116,9 +119,11 @@ def _moments(events: Iterable[Event], request: str | None) -> list[Canvas]:
     return moments
 
 
-def _choose(moments: list[Canvas], rows: int) -> list[Canvas]:
+def _choose(moments: list[Canvas], places: Iterable[int], rows: int) -> list[Canvas]:
     """So many moments, evenly spread over the tokens settled rather than over the steps; first and last always."""
-    done = [sum(i >= 0 for i in c.ids) for c in moments]
+    if len(moments) <= rows:
+        return moments
+    done = [sum(c.ids[p] >= 0 for p in places) for c in moments]
     first, last = done[0], done[-1]
     picked = [0]
     for k in range(1, rows - 1):
@@ -132,7 +137,7 @@ def _choose(moments: list[Canvas], rows: int) -> list[Canvas]:
 
 
 def _layout(last: Canvas, piece: Piece, columns: int) -> tuple[dict[int, Box], int]:
-    """Places from the finished text: cells as wide as their final token; a line ends where it is full or at a newline."""
+    """Places from the finished text: cells as wide as their final token; a line ends when full or at a newline."""
     boxes: dict[int, Box] = {}
     x, row, limit = 0.0, 0, columns * SIGN
     for position in range(last.prompt_len, len(last.ids) if last.end is None else last.end):
@@ -145,6 +150,11 @@ def _layout(last: Canvas, piece: Piece, columns: int) -> tuple[dict[int, Box], i
             x, row = 0.0, row + 1
     rows = max((b.row for b in boxes.values()), default=0) + 1
     return boxes, rows
+
+
+def _extent(boxes: dict[int, Box], title: str) -> float:
+    """How far cells and title reach to the right."""
+    return max([b.x + b.wide for b in boxes.values()] + [width(title) * SIGN])
 
 
 def _name(canvas: Canvas, position: int, piece: Piece) -> str:

@@ -1,0 +1,1 @@
+"""Training: recipes, data, objectives, optimisers, the loop and its checkpoints."""

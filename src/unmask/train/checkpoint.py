@@ -1,8 +1,8 @@
 """Training checkpoints: written whole or not at all, read without pickle.
 
-Enters: a step number, named tensors and plain JSON values. Leaves: `step-00001234/` with tensors.safetensors and state.json.
-A checkpoint is written beside its final name, flushed to disk and renamed, so a killed or full machine leaves the last good
-one. The newest `keep` stay, and the one named best.
+Enters: a step number, named tensors and plain JSON values. Leaves: `step-00001234/` with tensors.safetensors and
+state.json. A checkpoint is written beside its final name, flushed to disk and renamed, so a killed or full machine
+leaves the last good one. The newest `keep` stay, and the one named best.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ FORMAT = 1
 
 
 def save(root: Path, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> Path:
-    """Writes one checkpoint and returns its directory. Raises RunError when the disk refuses; nothing half written stays."""
+    """Writes one checkpoint and returns its directory. Raises RunError when the disk refuses; nothing half written
+    stays.
+    """
     final, temp = root / f"step-{step:08d}", root / f".writing-{step:08d}"
     try:
         shutil.rmtree(temp, ignore_errors=True)
@@ -111,7 +113,7 @@ def flatten_optimizer(optimizer: torch.optim.Optimizer, prefix: str) -> tuple[di
         for index, entries in whole["state"].items()
         for key, value in entries.items()
     }
-    return tensors, [{k: v for k, v in g.items()} for g in whole["param_groups"]]
+    return tensors, [dict(g) for g in whole["param_groups"]]
 
 
 def restore_optimizer(

@@ -1,7 +1,8 @@
 """From YAML to typed dataclasses: one strict reader for every recipe.
 
-Enters: plain dicts and lists as YAML gives them, and a dataclass. Leaves: an instance. Unknown keys, wrong types and missing
-values are refused with their full name and near names; a section with a `kind` key picks its dataclass from a table.
+Enters: plain dicts and lists as YAML gives them, and a dataclass. Leaves: an instance. Unknown keys, wrong types and
+missing values are refused with their full name and near names; a section with a `kind` key picks its dataclass from a
+table.
 """
 
 from __future__ import annotations
@@ -61,9 +62,9 @@ def convert(kind: Any, value: Any, where: str) -> Any:
         if not isinstance(value, Mapping):
             raise _wrong(kind, value, where)
         return {convert(args[0], k, where): convert(args[1], v, _join(where, str(k))) for k, v in value.items()}
+    if _is_tagged(kind):
+        return _tagged({kind.kind: kind}, value, where)
     if dataclasses.is_dataclass(kind):
-        if _is_tagged(kind):
-            return _tagged({kind.kind: kind}, value, where)
         return build(kind, value, where)  # type: ignore[arg-type]
     return _scalar(kind, value, where)
 
@@ -74,7 +75,7 @@ def _union(args: tuple[Any, ...], value: Any, where: str) -> Any:
             return None
         raise ConfigError(f"{where} is empty", expected=" or ".join(map(_type_name, args)))
     rest = [a for a in args if a is not type(None)]
-    tagged = {a.kind: a for a in rest if _is_tagged(a)}
+    tagged: dict[str, Any] = {a.kind: a for a in rest if _is_tagged(a)}
     if tagged:
         return _tagged(tagged, value, where)
     if isinstance(value, Mapping):  # the dataclass that shares most keys is the one that was meant
@@ -102,7 +103,7 @@ def _tagged(tagged: Mapping[str, Any], value: Any, where: str) -> Any:
     if not isinstance(value, Mapping):
         raise ConfigError(f"{where} is not a mapping", expected="a section with a `kind`", got=_shown(value))
     kind = value.get("kind")
-    if kind not in tagged:
+    if not isinstance(kind, str) or kind not in tagged:
         raise ConfigError(f"{where}.kind is unknown", expected="one of " + ", ".join(tagged), got=_shown(kind))
     return build(tagged[kind], {k: v for k, v in value.items() if k != "kind"}, where)
 

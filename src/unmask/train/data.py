@@ -1,7 +1,7 @@
 """Training data as endless, resumable batches.
 
-Enters: a data section of a recipe and a tokenizer. Leaves: `Batch`es. Every stream can say where it stands in plain JSON
-values and be put back there; that, not luck, makes a resumed run bit-equal.
+Enters: a data section of a recipe and a tokenizer. Leaves: `Batch`es. Every stream can say where it stands in plain
+JSON values and be put back there; that, not luck, makes a resumed run bit-equal.
 """
 
 from __future__ import annotations
@@ -81,7 +81,8 @@ class GeneratorData:
         source: "package.module:function", called with (rng, mix).
         stages: the mixture over time, first `start` 0.
         batch_tokens: a batch is full once it holds so many tokens.
-        gen_lengths, gen_share, short_tail: the answer is followed by EOS up to one of `gen_lengths` in `gen_share` of the
+        gen_lengths, gen_share, short_tail: the answer is followed by EOS up to one of `gen_lengths` in `gen_share` of
+            the
             rows, and by 0 to `short_tail` EOS in the others: so every generation length is in distribution.
         whole_share: rows whose prompt may be masked too (infilling).
         history_share, system_share: rows with one earlier turn, rows with a system prompt out of `systems`.
@@ -184,7 +185,8 @@ class TextData:
     Args:
         source: local files or a hub dataset. field: the text of a record.
         length: tokens of a row. rows: rows of a batch.
-        packed: documents run on across rows, each ended by EOS, and every row is full; otherwise one document a row, cut
+        packed: documents run on across rows, each ended by EOS, and every row is full; otherwise one document a row,
+            cut
             at `length`.
         window: records shuffled together.
     """
@@ -328,7 +330,9 @@ def _positive(cfg: Any, *names: str) -> None:
 
 
 def load_function(name: str) -> Any:
-    """The function behind "package.module:function". Strings keep the rooms apart: training never imports evaluation."""
+    """The function behind "package.module:function". Strings keep the rooms apart: training never imports
+    evaluation.
+    """
     module, _, attribute = name.partition(":")
     try:
         return getattr(importlib.import_module(module), attribute)

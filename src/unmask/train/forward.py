@@ -56,7 +56,9 @@ class Net:
         return out
 
     def losses(self, hidden: Tensor, target: Tensor) -> Tensor:
-        """Cross-entropy in float32 of each row: hidden [n, C], target [n] -> [n]; the head runs in chunks if need be."""
+        """Cross-entropy in float32 of each row: hidden [n, C], target [n] -> [n]; the head runs in chunks if need
+        be.
+        """
         rows = max(1, _LOGITS_AT_ONCE // self.model.cfg.vocab_size)
         if hidden.shape[0] <= rows:
             return self._losses(hidden, target)
@@ -88,7 +90,7 @@ class _Attend:
     def __init__(self, key_mask: Tensor) -> None:
         self.groups = [_Group(first, real) for first, real in _groups(key_mask)]
 
-    @torch.compiler.disable
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         q, k = q.to(v.dtype), k.to(v.dtype)
         return torch.cat([g(q, k, v) for g in self.groups])
@@ -135,7 +137,9 @@ class _Group:
         return out.index_copy(0, self.flat, t).unflatten(0, self.shape)
 
     def _small(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Batched products: on the CPU and below a few hundred keys 4 to 6 times faster than the fused backward in bf16."""
+        """Batched products: on the CPU and below a few hundred keys 4 to 6 times faster than the fused backward in
+        bf16.
+        """
         rows, length, heads, dim = q.shape
         k, v = (t.repeat_interleave(heads // t.shape[2], dim=2) if t.shape[2] != heads else t for t in (k, v))
         q, k, v = (t.transpose(1, 2).flatten(0, 1) for t in (q, k, v))

@@ -1,7 +1,7 @@
 """Numbers of a run on disk: metrics.jsonl always, TensorBoard where wanted.
 
-Enters: training events. Leaves: one JSON line per `Progress` and `Validated`. A resumed run drops the lines of the steps
-that it will do again.
+Enters: training events. Leaves: one JSON line per `Progress` and `Validated`. A resumed run drops the lines of the
+steps that it will do again.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ class Log:
     """Writes while the `with` block runs.
 
     Args:
-        out: the run directory. step: where the run (re)starts. tensorboard: also write event files into out/tensorboard.
+        out: the run directory. step: where the run (re)starts. tensorboard: also write event files into
+            out/tensorboard.
     """
 
     def __init__(self, out: Path, step: int, tensorboard: bool) -> None:

@@ -1,15 +1,15 @@
 """Optimisers and learning-rate schedules.
 
-Enters: a transformer and an `OptimConfig`. Leaves: `Muon` for the matrices inside the layers, `AdamW` for everything else,
-and a factor for the learning rate at any step. Muon: momentum, then an approximate orthogonalisation of the update by five
-Newton-Schulz steps (Jordan 2024); fused projections are orthogonalised part by part.
+Enters: a transformer and an `OptimConfig`. Leaves: `Muon` for the matrices inside the layers, `AdamW` for everything
+else, and a factor for the learning rate at any step. Muon: momentum, then an approximate orthogonalisation of the
+update by five Newton-Schulz steps (Jordan 2024); fused projections are orthogonalised part by part.
 """
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -104,7 +104,7 @@ def set_lr(optimizers: Iterable[torch.optim.Optimizer], factor: float) -> None:
             group["lr"] = group["peak"] * factor
 
 
-def _muon_groups(matrices: list[tuple[str, Tensor]], cfg: TransformerConfig) -> list[dict[str, Any]]:
+def _muon_groups(matrices: Sequence[tuple[str, Tensor]], cfg: TransformerConfig) -> list[dict[str, Any]]:
     """One group per way a matrix splits into independent projections (rows of q, k, v; gate and up; whole)."""
     groups: dict[tuple[int, ...], list[Tensor]] = defaultdict(list)
     for name, p in matrices:
@@ -151,7 +151,9 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalise(g: Tensor, steps: int = 5) -> Tensor:
-    """g [n, rows, cols] -> about U V^T of each matrix, in bfloat16 (Newton-Schulz of fifth order, Jordan's coefficients)."""
+    """g [n, rows, cols] -> about U V^T of each matrix, in bfloat16 (Newton-Schulz of fifth order, Jordan's
+    coefficients).
+    """
     a, b, c = 3.4445, -4.7750, 2.0315
     x = g.bfloat16()
     tall = x.shape[-2] > x.shape[-1]

@@ -1,7 +1,7 @@
 """Recipes: one YAML file that says everything a training run depends on.
 
-Enters: a path and overrides ("optim.lr=0.001"). Leaves: a `Recipe` of typed, checked dataclasses. The first comment line of
-a recipe is its claim, its command and how long it takes.
+Enters: a path and overrides ("optim.lr=0.001"). Leaves: a `Recipe` of typed, checked dataclasses. The first comment
+line of a recipe is its claim, its command and how long it takes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ from unmask.train.validate import ValidateConfig
 
 @dataclass(frozen=True)
 class TokenizerConfig:
-    """A tokenizer directory (`path`), or one trained on the run's own data: `vocab_size` entries from `samples` items."""
+    """A tokenizer directory (`path`), or one trained on the run's own data: `vocab_size` entries from `samples`
+    items.
+    """
 
     path: Path | None = None
     vocab_size: int = 1024

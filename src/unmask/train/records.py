@@ -1,7 +1,8 @@
 """Where training text comes from: local .txt and .jsonl files, or a dataset of the hub, read in resumable windows.
 
-Enters: a source section of a recipe. Leaves: records (plain dicts) in an order that (seed, position) alone decides. Shards
-are shuffled per epoch, records within a window. Files that are missing, empty, not UTF-8 or not JSON are refused by name.
+Enters: a source section of a recipe. Leaves: records (plain dicts) in an order that (seed, position) alone decides.
+Shards are shuffled per epoch, records within a window. Files that are missing, empty, not UTF-8 or not JSON are
+refused by name.
 """
 
 from __future__ import annotations

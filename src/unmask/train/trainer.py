@@ -1,8 +1,8 @@
 """The training loop.
 
-Enters: a `Recipe` and a run directory. Leaves: a stream of `TrainEvent`s, metrics.jsonl, checkpoints and, at the end, the
-exported model in `model/`. Every source of randomness is an explicit state that the checkpoint carries: a killed run that
-starts again continues with the very losses it would have had.
+Enters: a `Recipe` and a run directory. Leaves: a stream of `TrainEvent`s, metrics.jsonl, checkpoints and, at the end,
+the exported model in `model/`. Every source of randomness is an explicit state that the checkpoint carries: a killed
+run that starts again continues with the very losses it would have had.
 """
 
 from __future__ import annotations
@@ -75,7 +75,9 @@ class Trainer:
     # --- the loop -----------------------------------------------------------------------------------------------------
 
     def fit(self) -> Iterator[TrainEvent]:
-        """Trains to the recipe's last step. Stop iterating at any time; the next `fit` resumes from the last checkpoint."""
+        """Trains to the recipe's last step. Stop iterating at any time; the next `fit` resumes from the last
+        checkpoint.
+        """
         run = self.recipe.run
         self._resume()
         count = sum(p.numel() for p in self.model.parameters())

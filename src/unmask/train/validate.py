@@ -1,6 +1,7 @@
 """Held-out numbers during training: the NELBO per token with its standard error, and a metric on generated answers.
 
-Enters: the net, held-out batches, an explicit seed. Leaves: plain numbers. The NELBO is LLaDA's bound with the published
+Enters: the net, held-out batches, an explicit seed. Leaves: plain numbers. The NELBO is LLaDA's bound with the
+    published
 noise: the sum of CE / p over the masked tokens, per scored token, averaged over rounds of fresh noise.
 """
 
@@ -23,7 +24,8 @@ from unmask.train.forward import Net
 class ValidateConfig:
     """Args:
     every: steps between two validations (the last step is always validated).
-    data: held-out data of its own; None for no NELBO. batches: so many of its first batches. rounds: noise draws of each.
+    data: held-out data of its own; None for no NELBO. batches: so many of its first batches. rounds: noise draws of
+        each.
     metric: "package.module:function" called as f(model, config, tokenizer directory, **metric_args) -> {name: number}.
     watch: the number that decides which checkpoint is best; names that start with "nelbo" are better when lower.
     """

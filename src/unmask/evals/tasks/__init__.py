@@ -1,0 +1,1 @@
+"""Tasks to score a model on, one file each."""

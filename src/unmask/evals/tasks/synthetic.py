@@ -1,4 +1,5 @@
-"""The project's own checkable tasks: copy, reverse, sort, sudoku 4x4, word problems of one to three steps, small stories.
+"""The project's own checkable tasks: copy, reverse, sort, sudoku 4x4, word problems of one to three steps, small
+stories.
 
 Enters: an explicit `random.Random`. Leaves: `Item`s (prompt and answer as text) and, for any decoded text, a verdict.
 Every problem belongs to exactly one side of the split: a hash of its content (not of its wording) puts one problem in
@@ -65,7 +66,8 @@ def draw(task: str, rng: random.Random, split: Split) -> Item:
 
 def held_out(task: str, count: int, seed: int = 0) -> list[Item]:
     """`count` different held-out items of `task`, the same for every caller with the same seed."""
-    rng, items = random.Random(f"held-out/{task}/{seed}"), {}
+    rng = random.Random(f"held-out/{task}/{seed}")
+    items: dict[str, Item] = {}
     while len(items) < count:
         item = draw(task, rng, "test")
         items.setdefault(item.prompt, item)
@@ -158,7 +160,8 @@ def _all_grids() -> list[Grid]:
 
 
 GRIDS = _all_grids()
-# bit g of _HAS[cell][value] says that grid g has that value there: a puzzle is unique if the AND of its clues is one bit
+# bit g of _HAS[cell][value] says that grid g has that value there: a puzzle is unique if the AND of its clues is one
+# bit
 _HAS = [[sum(1 << g for g, grid in enumerate(GRIDS) if grid[c] == v) for v in range(5)] for c in range(16)]
 
 
@@ -259,7 +262,13 @@ def _half(rng: random.Random, v: int) -> _Step | None:
     return None if v % 2 else _Step(rng.choice(_HALF), (f"{v} / 2 = {v // 2}",), v // 2)
 
 
-_HAPPENINGS = ((_gain, 6), (_loss, 6), (_more_groups, 2), (_double, 2), (_half, 2))
+_HAPPENINGS: tuple[tuple[Callable[[random.Random, int], _Step | None], int], ...] = (
+    (_gain, 6),
+    (_loss, 6),
+    (_more_groups, 2),
+    (_double, 2),
+    (_half, 2),
+)
 
 
 def _story_of_steps(rng: random.Random, steps: int) -> tuple[list[str], list[str], int]:
@@ -299,7 +308,8 @@ def make_problem(rng: random.Random, steps: int) -> Item:
     for slot, word in (("{a}", a), ("{b}", b), ("{o}", o), ("{box}", box)):
         text = text.replace(slot, word)
     chain = "; ".join(equations)
-    # products and quotients alone are a table of 64 facts: there the object belongs to the problem, else only the numbers
+    # products and quotients alone are a table of 64 facts: there the object belongs to the problem, else only the
+    # numbers
     key = f"{steps} {chain}" if re.search(r"[+-]", chain) else f"{steps} {chain} {o}"
     lines = _explained(equations, value) if tail == " Explain." else "\n".join([*equations, f"#### {value}"])
     return Item(f"{('one', 'two', 'three')[steps - 1]}_step", rng.choice(_LEAD) + text + tail, lines, key)
@@ -324,7 +334,8 @@ _STORY = (
 _SHAPES = ((0, 1, 2, 3), (0, 1, 4, 5), (0, 1, 4, 6), (0, 1, 2, 7), (0, 1, 3, 2))
 _ASKED = ("name", "animal", "thing", "place")
 _SLOTS: Mapping[str, list[str]] = {
-    "name": NAMES, "friend": NAMES, "animal": ANIMALS, "thing": THINGS, "place": PLACES, "colour": COLOURS, "mood": MOODS,
+    "name": NAMES, "friend": NAMES, "animal": ANIMALS, "thing": THINGS, "place": PLACES, "colour": COLOURS, "mood":
+    MOODS,
 }  # fmt: skip
 
 

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from unmask.ops.attention import cpu
+
 Span = tuple[int, int]
 
 
@@ -81,6 +83,8 @@ def _span_rows(q: Tensor, k: Tensor, v: Tensor, spans: tuple[Span, ...]) -> Tens
 
 def _sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     """Grouped-query attention by folding the group into the rows: no key or value is repeated."""
+    if mask is None and cpu.takes(q, k, v):
+        return cpu.attend(q, k, v)
     n, heads, dim = q.shape
     group = heads // k.shape[0]
     if group > 1:
@@ -92,3 +96,8 @@ def _sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     if group > 1:
         return out.view(k.shape[0], group, n, dim).permute(2, 0, 1, 3).reshape(n, heads, dim)
     return out.transpose(0, 1)
+
+
+def describe() -> str:
+    """Which kernel runs for bfloat16 rows on the CPU; torch's own everywhere else."""
+    return cpu.kernel().why

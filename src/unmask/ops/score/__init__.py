@@ -1,6 +1,7 @@
 """From hidden rows to candidates: token, confidence and, when asked, margin and entropy.
 
-Works in chunks of rows, so that no tensor of [batch, length, vocabulary] ever exists: at most `CHUNK` rows of logits.
+No tensor of [batch, length, vocabulary] ever exists: at most `CHUNK` rows of logits, and where only the best token and its
+probability are asked for (greedy decoding), `TILE` columns at a time, which stay in the processor's cache.
 """
 
 from __future__ import annotations
@@ -12,8 +13,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from unmask.core.types import Candidates, Head, Sampling
+from unmask.ops.score import cpu, reference
 
 CHUNK = 64
+TILE, TILE_ROWS = 8192, 256
+"""A tile of logits is at most as large as 16 rows of the largest published vocabulary."""
 Uniforms = Callable[[int, int], Tensor]
 """(first row, last row) -> the random numbers of these rows: float64 [n] or, for gumbel, [n, V]."""
 
@@ -42,6 +46,10 @@ def score(
     Returns:
         Candidates with tensors [W] on the CPU.
     """
+    if combine is None and not wanted and _is_greedy(sampling):
+        closed = _closed(sampling, mask_id)
+        pairs = [greedy(rows, head, closed) for rows in hidden[0].split(TILE_ROWS)]
+        return Candidates(_joined([t for t, _ in pairs]), _joined([p for _, p in pairs]))
     parts = []
     for a in range(0, hidden[0].shape[0], CHUNK):
         b = min(a + CHUNK, hidden[0].shape[0])
@@ -53,6 +61,50 @@ def score(
         return Candidates(none.long(), none, none, none)
     token, prob, margin, entropy = zip(*parts, strict=True)
     return Candidates(_joined(token), _joined(prob), _maybe(margin), _maybe(entropy))
+
+
+def _is_greedy(sampling: Sampling) -> bool:
+    """Whether the best token and its float32 probability say everything."""
+    plain = sampling.temperature <= 0 and sampling.top_p is None and sampling.top_k is None
+    return plain and sampling.precision == "float32" and not sampling.demote
+
+
+def _closed(sampling: Sampling, mask_id: int | None) -> list[int]:
+    """Ids that can never be chosen."""
+    return [*sampling.suppress, *((mask_id,) if sampling.exclude_mask and mask_id is not None else ())]
+
+
+def greedy(hidden: Tensor, head: Head, closed: Sequence[int] = ()) -> tuple[Tensor, Tensor]:
+    """Best token (ties: lowest id) and its float32 probability for rows [n, C], over tiles of the vocabulary."""
+    n = hidden.shape[0]
+    token = torch.zeros(n, dtype=torch.long, device=hidden.device)
+    top, mass = hidden.new_full((n,), -torch.inf, dtype=torch.float32), hidden.new_zeros(n, dtype=torch.float32)
+    for a in range(0, head.weight.shape[0], TILE):
+        logits = logits_of(hidden, Head(head.weight[a : a + TILE], head.scale))
+        inside = [i - a for i in closed if a <= i < a + logits.shape[1]]
+        if inside:
+            logits[:, inside] = -torch.inf
+        index, largest, part = best(logits)
+        above = (largest > top) | largest.isnan()
+        token = torch.where(above, index + a, token)
+        new = torch.where(above, largest, top)
+        # where both are -inf nothing has any mass yet: nan_to_num turns their undefined distance into a factor of one
+        mass = mass * (top - new).nan_to_num(0.0).exp() + part * (largest - new).nan_to_num(0.0).exp()
+        top = new
+    return token, mass.reciprocal()
+
+
+def best(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """logits [n, V] -> index of the largest (ties: lowest), its value, and sum exp(x - largest), in float32."""
+    if cpu.takes(logits):
+        return cpu.best(logits)
+    index, largest, mass = reference.best(logits)
+    return index, largest.float(), mass.float()
+
+
+def describe() -> str:
+    """Which kernel runs for bfloat16 on the CPU; plain torch everywhere else."""
+    return cpu.kernel().why
 
 
 def _joined(chunks: Sequence[Tensor]) -> Tensor:
@@ -73,9 +125,7 @@ def score_logits(
     logits: Tensor, sampling: Sampling, mask_id: int | None, wanted: tuple[str, ...], uniform: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
     """Token, confidence, margin, entropy for logits [n, V]; the logits tensor may be overwritten."""
-    closed = list(sampling.suppress)
-    if sampling.exclude_mask and mask_id is not None:
-        closed.append(mask_id)
+    closed = _closed(sampling, mask_id)
     if closed:
         logits[:, closed] = -torch.inf
     shaped = shape(logits, sampling)

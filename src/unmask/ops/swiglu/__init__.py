@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from torch import Tensor
-from torch.nn import functional as F
+
+from unmask.ops.swiglu import cpu, reference
 
 
 def swiglu(gate_up: Tensor) -> Tensor:
     """gate_up [..., 2F], gate first -> silu(gate) * up, [..., F]."""
-    gate, up = gate_up.chunk(2, dim=-1)
-    return F.silu(gate) * up
+    return cpu.swiglu(gate_up) if cpu.takes(gate_up) else reference.swiglu(gate_up)
+
+
+def describe() -> str:
+    """Which kernel runs for bfloat16 on the CPU; plain torch everywhere else."""
+    return cpu.kernel().why

@@ -1,8 +1,9 @@
 """LLaDA's two training losses.
 
 Enters: the net, a batch of clean ids, an explicit generator. Leaves: a `Loss` and named metrics.
-Source: LLaDA (arXiv 2502.09992), equations 3 and 5, and its GUIDELINES: both weigh the cross-entropy of a masked token by
-1/p; pretraining divides by all positions of the batch, SFT by the answer length of the row and the number of rows.
+Source: LLaDA (arXiv 2502.09992), equations 3 and 5, and its GUIDELINES: both weigh the cross-entropy of a masked
+token by 1/p; pretraining divides by all positions of the batch, SFT by the answer length of the row and the number of
+rows.
 """
 
 from __future__ import annotations
@@ -87,11 +88,15 @@ class LladaSft:
             raise ConfigError("weight_clip is out of range", expected="at least 1", got=str(self.weight_clip))
 
     def __call__(self, net: Net, batch: Batch, rng: torch.Generator) -> Loss:
-        scored = batch.scored if self.eos_padding else batch.scored & ~batch.tail
+        scored = self.scored(batch)
         (view,) = self.noise.corrupt(batch.ids, ~scored, rng)
         ce = net.losses(net.hidden(view.ids, batch.real, view.masked), view.target[view.masked])
         total = (ce * self._weights(batch, scored, view.weight)[view.masked]).sum()
         return Loss(total, _metrics(total, ce, view.masked & ~batch.tail, view.masked))
+
+    def scored(self, batch: Batch) -> Tensor:
+        """Where noise may fall and the loss may speak, [B, T]."""
+        return batch.scored if self.eos_padding else batch.scored & ~batch.tail
 
     def _weights(self, batch: Batch, scored: Tensor, weight: Tensor) -> Tensor:
         """Weight of every position [B, T], the normalisation included."""

@@ -1,0 +1,113 @@
+"""The seam matrix: every legal combination of model traits, schedule, policy and cache, on the fake model.
+
+`python tests/engine/matrix.py --write` writes the golden table anew; nothing else ever does. One line per combination:
+rows computed, rows kept, forwards, model calls, rows through the head, and a checksum of the answers.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import zlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from unmask import testing as t
+from unmask.core import catalog
+from unmask.core.types import Traits
+
+TABLE = Path(__file__).with_name("matrix_golden.json")
+
+TRAITS: dict[str, Traits] = {**t.TRAITS, "autoregressive": replace(t.TRAITS["causal"], mask_id=None)}
+SCHEDULES = ("whole", "blocks(4)", "blocks(5)", "growing(3)", "growing(1)")
+POLICIES = (
+    "threshold(0.6)",
+    "factor(1.0)",
+    "low_confidence(steps=10)",
+    "low_confidence(steps=10, all_passes=True)",
+    "random(steps=5)",
+    "entropy(steps=5)",
+    "margin(steps=5)",
+    "dream('origin', steps=6)",
+    "dream('maskgit_plus', steps=6)",
+    "dream('topk_margin', steps=6, empty_passes=True)",
+    "dream('entropy', steps=6, alg_temp=0.5)",
+    "dream_block",
+    "dream_carry(steps=5)",
+    "left_to_right",
+)
+CACHES = (
+    "none",
+    "prefix",
+    "prefix(refresh=1)",
+    "prefix(refresh=2)",
+    "dual",
+    "dual(refresh=1)",
+    "dual(refresh=2)",
+    "block",
+)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One combination."""
+
+    traits: str
+    schedule: str
+    policy: str
+    cache: str
+
+    @property
+    def key(self) -> str:
+        return " | ".join((self.traits, self.schedule, self.policy, self.cache))
+
+    @property
+    def exact(self) -> bool:
+        return bool(catalog.parse("cache", self.cache).exact_for(TRAITS[self.traits]))
+
+
+def legal(cell: Cell) -> bool:
+    """A model without a mask id has no hole that others could see: it only writes left to right, one at a time."""
+    if cell.traits == "autoregressive" and (cell.schedule, cell.policy) != ("growing(1)", "left_to_right"):
+        return False
+    if cell.schedule == "growing(1)" and cell.policy != "left_to_right":
+        return False
+    return t.serves(catalog.parse("cache", cell.cache), TRAITS[cell.traits])
+
+
+def cells(traits: str, schedule: str) -> list[Cell]:
+    found = [Cell(traits, schedule, p, c) for p in POLICIES for c in CACHES]
+    return [c for c in found if legal(c)]
+
+
+def run(cell: Cell) -> t.Outcome:
+    """Three requests of mixed lengths, one with given tokens in its answer, decoded together."""
+    denoiser = t.FakeDenoiser(TRAITS[cell.traits])
+    return t.decode(denoiser, t.crowd(t.strategy(cell.schedule, cell.policy, cell.cache)))
+
+
+def line(found: t.Outcome) -> list[int]:
+    answers = zlib.crc32(json.dumps(sorted(found.answers.items())).encode())
+    return [found.rows, found.kept, sum(found.nfe.values()), found.calls, found.head_rows, answers]
+
+
+def golden() -> dict[str, list[int]]:
+    return json.loads(TABLE.read_text("utf-8"))
+
+
+def all_cells() -> list[Cell]:
+    return [c for traits in TRAITS for schedule in SCHEDULES for c in cells(traits, schedule)]
+
+
+def main() -> int:
+    if sys.argv[1:] != ["--write"]:
+        print(__doc__)
+        return 2
+    lines = [f"{json.dumps(c.key)}: {json.dumps(line(run(c)))}" for c in all_cells()]
+    TABLE.write_text("{\n" + ",\n".join(lines) + "\n}\n", "utf-8")
+    print(f"{TABLE}: {len(lines)} combinations")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
