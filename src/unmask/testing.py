@@ -1,8 +1,8 @@
 """Checks that our own methods pass, for packages that bring a policy, a cache, a schedule or a model of their own.
 
-Enters: a component (object or spec), a model family or a checkpoint directory. Leaves: nothing, or an AssertionError that
-says what rule was broken. The fake model behind the checks depends on the id and position of every row it sees, and turns
-to NaN every row that a forward computed but did not keep, so a stale or forgotten row cannot go unnoticed.
+Enters: a component (object or spec), a model family or a checkpoint directory. Leaves: nothing, or an AssertionError
+that says what rule was broken. The fake model behind the checks depends on the id and position of every row it sees,
+and turns to NaN every row that a forward computed but did not keep, so a forgotten row cannot go unnoticed.
 """
 
 from __future__ import annotations
@@ -147,7 +147,9 @@ class FakeDenoiser:
         parts, at = [], 0
         for count, spans in visible:
             keys = torch.cat([torch.arange(a, b) for a, b in spans])
-            assert keys.numel() and int(keys.max()) < values.shape[0], f"a row sees {spans}, the store has {len(values)} rows"
+            assert keys.numel() and int(keys.max()) < values.shape[0], (
+                f"a row sees {spans}, the store has {len(values)} rows"
+            )
             weight = 1.2 + torch.cos(0.9 * (place[at : at + count] - keys[None]))
             parts.append((weight[..., None] * values[keys]).sum(1) / keys.numel() ** 0.5)
             at += count
@@ -200,7 +202,7 @@ class Watched:
 
 
 def check_plan(plan: Plan, need: Tensor, horizon: int, traits: Traits) -> None:
-    """A plan against the contract: spans in order, need and keep inside the query, no row sees more than the model allows."""
+    """A plan against the contract: spans in order, need and keep inside the query, no row sees more than it may."""
     for name in ("query", "keep"):
         edges = [e for span in getattr(plan, name) for e in span]
         assert edges == sorted(edges), f"{name} {getattr(plan, name)} is not sorted and disjoint"
@@ -291,7 +293,7 @@ def _bounded(engine: Engine, limit: int) -> Iterator[Event]:
 
 
 def check_events(events: Seq[Event], sequences: Mapping[str, Sequence], settled: bool = True) -> None:
-    """Events against the sequences they tell of: fold gives the same canvas, forwards are counted, fixed tokens stand."""
+    """Events against their sequences: fold gives the same canvas, forwards are counted, fixed tokens stand."""
     canvases = fold(events)
     for id, seq in sequences.items():
         own = [e for e in events if e.id == id]
@@ -328,8 +330,14 @@ def strategy(
     **more: Any,
 ) -> Strategy:
     """A strategy from objects or specs."""
-    parts = (catalog.parse(k, v) for k, v in (("schedule", schedule), ("policy", policy), ("cache", cache)))
-    return Strategy(*parts, guidance, sampling or Sampling(), **more)
+    return Strategy(
+        catalog.parse("schedule", schedule),
+        catalog.parse("policy", policy),
+        catalog.parse("cache", cache),
+        guidance,
+        sampling or Sampling(),
+        **more,
+    )
 
 
 def crowd(strategy: Strategy, length: int = LENGTH) -> list[Request]:
@@ -344,7 +352,8 @@ def _spec(kind: str, component: Any) -> Any:
     """The component; if it is in the catalog, its repr must parse to an equal one."""
     found = catalog.parse(kind, component)
     assert dataclasses.is_dataclass(found), f"{kind} {found!r} is not a frozen dataclass (use @component)"
-    if getattr(found, "spec_name", None) in catalog.entries(kind):
+    name = getattr(found, "spec_name", None)
+    if name in catalog.entries(kind) and catalog.load(kind, name) is type(found):
         assert catalog.parse(kind, repr(found)) == found, f"{found!r} does not parse to itself"
     return found
 
@@ -395,7 +404,9 @@ def _check_cache(cache: CachePolicy, name: str, schedule: str, policy: str) -> N
     if cache.exact_for(TRAITS[name]):
         ours = decode(FakeDenoiser(TRAITS[name]), crowd(chosen)).answers
         right = decode(FakeDenoiser(TRAITS[name]), crowd(plain)).answers
-        assert ours == right, f"{cache!r} calls itself exact for {name}; {schedule} {policy}: {ours}, without cache {right}"
+        assert ours == right, (
+            f"{cache!r} calls itself exact for {name}; {schedule} {policy}: {ours}, without cache {right}"
+        )
 
 
 def serves(cache: CachePolicy, traits: Traits) -> bool:
@@ -409,7 +420,7 @@ def serves(cache: CachePolicy, traits: Traits) -> bool:
 
 
 def check_schedule(schedule: BlockSchedule | str, traits: Iterable[str] = tuple(TRAITS)) -> None:
-    """A schedule's blocks are disjoint and cover every hole; the canvas it shows never shrinks and holds the open block.
+    """A schedule's blocks are disjoint and cover every hole; the canvas never shrinks and holds the open block.
 
     Raises:
         AssertionError: a rule is broken.
@@ -442,7 +453,7 @@ def _check_layout(schedule: BlockSchedule, seq: Sequence) -> None:
 
 
 def check_model(model: Family | str | Path, config: Mapping[str, Any] | None = None) -> None:
-    """A model family, or a checkpoint directory: it saves and loads to the same bits, and decodes as its dense forward says.
+    """A model family or checkpoint directory saves and loads to the same bits, and decodes as its dense forward says.
 
     Args:
         model: a `Family` (then `config` is a small config of it) or a directory.

@@ -1,4 +1,4 @@
-"""Named checks of the house on the fake model. The mutation tests break the code on purpose and see which of them fail."""
+"""Named checks of the house on the fake model; the mutation tests break the code and see which of them fail."""
 
 from __future__ import annotations
 
@@ -102,7 +102,9 @@ def growing_oracle() -> None:
         fake, prompt, answer = t.FakeDenoiser(t.TRAITS[name]), [5, 2], []
         for n in (3, 3, 3, 1):
             kind = fake.traits.shift
-            answer += nano.generate(fake.dense, prompt + answer, n, t.MASK, block_length=3, threshold=0.6, shift=kind)[0]
+            answer += nano.generate(fake.dense, prompt + answer, n, t.MASK, block_length=3, threshold=0.6, shift=kind)[
+                0
+            ]
         found = t.decode(fake, [t.request(prompt, 10, t.strategy("growing(3)"))])
         assert found.answers["a"] == answer
 
@@ -165,7 +167,7 @@ def cache_does_not_touch_the_noise() -> None:
 def ties() -> None:
     """Equal values: lower position first, then lower id."""
     flat = t.FakeDenoiser(t.TRAITS["full"], gain=0.0)
-    for policy in ("low_confidence(steps=6)", "threshold(1.0)", "margin(steps=6)", "entropy(steps=6)", "factor(0.001)"):
+    for policy in ("low_confidence(steps=6)", "threshold(1.0)", "margin(steps=6)", "entropy(steps=6)", "factor(0.1)"):
         found = t.decode(flat, [t.request([4], 6, t.strategy("whole", policy))])
         order = [w[0] for e in found.events if isinstance(e, Stepped) for w in e.writes]
         assert order == sorted(order), f"{policy} writes in the order {order}"
@@ -206,6 +208,8 @@ def forwards_are_shared() -> None:
 @law
 def prefix_keeps_the_rows_before_the_block() -> None:
     """Kept rows: the prompt at the first entry, one block more at each further one; nothing inside a block."""
-    found = t.decode(t.FakeDenoiser(t.TRAITS["full"]), [t.request([1, 2, 3], 8, t.strategy("blocks(4)", "left_to_right", "prefix"))])
+    found = t.decode(
+        t.FakeDenoiser(t.TRAITS["full"]), [t.request([1, 2, 3], 8, t.strategy("blocks(4)", "left_to_right", "prefix"))]
+    )
     assert found.kept == 3 + 7
     assert catalog.parse("cache", "prefix").exact_for(t.TRAITS["full"]) is False

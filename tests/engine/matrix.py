@@ -72,6 +72,10 @@ def legal(cell: Cell) -> bool:
         return False
     if cell.schedule == "growing(1)" and cell.policy != "left_to_right":
         return False
+    if (
+        cell.cache.endswith("(refresh=2)") and cell.policy not in POLICIES[:3]
+    ):  # enough to see a refresh between entries
+        return False
     return t.serves(catalog.parse("cache", cell.cache), TRAITS[cell.traits])
 
 

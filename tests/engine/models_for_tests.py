@@ -33,6 +33,15 @@ def backbone(seed: int = 0, dtype: torch.dtype = torch.float32, kv_heads: int = 
     return model.to(dtype).eval()
 
 
+@cache
+def wider(dtype: torch.dtype) -> TransformerDenoiser:
+    """Sums long enough for bf16 matrix products to round by the shape of the batch."""
+    cfg = TransformerConfig(600, 256, 4, 8, 8, 32, 704)
+    model = Transformer(cfg)
+    model.init_weights(0, 0.09)
+    return TransformerDenoiser(model.to(dtype).eval(), Traits(599))
+
+
 def denoiser(
     kind: str = "llada", seed: int = 0, eos: tuple[int, ...] = (), dtype: torch.dtype = torch.float32
 ) -> TransformerDenoiser:

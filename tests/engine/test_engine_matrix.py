@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 import matrix
 import pytest
 import torch
 from models_for_tests import denoiser
+from tiny_checkpoints import dream_checkpoint, llada_checkpoint, qwen2_checkpoint
 
 from unmask import testing as t
 from unmask.core import catalog
@@ -99,9 +103,14 @@ def test_drift_of_stale_caches_is_measured(
         print(f" {cache}: {same} of {total} tokens as without a cache", end="")
 
 
+@pytest.mark.parametrize("make", [llada_checkpoint, dream_checkpoint, qwen2_checkpoint])
+def test_public_check_of_models_passes_for_our_own(make: Callable[[Path], Path], tmp_path: Path) -> None:
+    t.check_model(make(tmp_path / "tiny"))
+
+
 @pytest.mark.parametrize("kind", ["policy", "cache", "schedule"])
 def test_public_checks_pass_for_our_own(kind: str) -> None:
-    names = {"policy": ("threshold(0.5)", "margin(steps=4)"), "cache": ("dual", "block", "none"),
+    names = {"policy": ("threshold(0.5)", "margin(steps=4)"), "cache": ("dual", "block"),
              "schedule": ("blocks(3)", "whole", "growing(4)")}[kind]  # fmt: skip
     for name in names:
         getattr(t, f"check_{kind}")(name)

@@ -133,6 +133,16 @@ def token_ties_other_way(m: Patch) -> None:
     m.setattr(score, "draw", draw)
 
 
+def greedy_ties_other_way(m: Patch) -> None:
+    inner = score.best
+
+    def best(logits):  # type: ignore[no-untyped-def]
+        _, largest, mass = inner(logits)
+        return logits.shape[-1] - 1 - logits.flip(-1).max(-1).indices, largest, mass
+
+    m.setattr(score, "best", best)
+
+
 def eos_floor_ignored(m: Patch) -> None:
     inner = engine._end
 
@@ -162,12 +172,7 @@ def block_entry_without_full_forward(m: Patch) -> None:
 
 
 def mask_id_allowed(m: Patch) -> None:
-    inner = score.score_logits
-
-    def open_door(logits, sampling, mask_id, wanted, uniform):  # type: ignore[no-untyped-def]
-        return inner(logits, sampling, None, wanted, uniform)
-
-    m.setattr(score, "score_logits", open_door)
+    m.setattr(score, "_closed", lambda sampling, mask_id: list(sampling.suppress))
 
 
 def best_one_not_always(m: Patch) -> None:
@@ -201,6 +206,7 @@ MUTATIONS = {
     everything_masked_in_guidance: {"oracle", "guidance_masks_exactly_what_is_given"},
     position_ties_other_way: {"ties"},
     token_ties_other_way: {"ties"},
+    greedy_ties_other_way: {"ties"},
     eos_floor_ignored: {"end_of_text_before_a_constraint_ends_nothing"},
     never_stops_early: {"end_of_text_stops_early"},
     stale_cache_not_refreshed: {"exactness", "golden"},

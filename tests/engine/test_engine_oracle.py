@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from models_for_tests import EOS, MASK, dense_logits, denoiser, prompt
+from models_for_tests import EOS, MASK, denoiser, dense_logits, prompt
 
 from unmask import nano
 from unmask import testing as t
@@ -30,7 +32,14 @@ QUICK = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCh
     eos=st.booleans(),
 )
 def test_the_engine_equals_nano(
-    kind: str, seed: int, length: int, gen: int, block: int, rule: tuple[float | None, int | None], cfg: float, eos: bool
+    kind: str,
+    seed: int,
+    length: int,
+    gen: int,
+    block: int,
+    rule: tuple[float | None, int | None],
+    cfg: float,
+    eos: bool,
 ) -> None:
     threshold, steps = rule
     model = denoiser(kind, seed, (3, 7, 11, 19, EOS) if eos else ())
@@ -70,12 +79,8 @@ def test_autoregressive_decoding_with_temperature_draws_by_inverse_distribution(
     for step in range(12):
         logits = dense_logits(model)(torch.tensor([right]))[0, -1].double() / 0.9
         u = float(noise.uniform("token", step + 1, torch.tensor([len(right)]), 18))
-        total, token = 0.0, 0
-        for token, p in enumerate(logits.softmax(0).tolist()):
-            total += p
-            if total > u:
-                break
-        right.append(token)
+        reached = list(itertools.accumulate(logits.softmax(0).tolist()))
+        right.append(next(token for token, total in enumerate(reached) if total > u))
     assert found.answers["a"] == right[6:]
     greedy = t.decode(model, [t.request(ids, 12, t.strategy("growing(1)", "left_to_right", "block"))])
     assert greedy.answers["a"] != found.answers["a"]

@@ -7,7 +7,7 @@ from unmask.evals.tasks.synthetic import split_of, stream
 from unmask.train.batch import Row, collate
 from unmask.train.config import build
 from unmask.train.data import GeneratorData, PairData, Stage, TextData
-from unmask.train.records import Files, Shuffled
+from unmask.train.records import Files, Hub, Shuffled
 
 
 @pytest.fixture
@@ -204,3 +204,22 @@ def test_unknown_tasks_are_refused():
 def test_bad_stages_are_refused(stages):
     with pytest.raises(ConfigError, match="stages"):
         build(GeneratorData, {"source": "a:b", "stages": stages}, "data")
+
+
+def test_hub_datasets_are_streamed(tmp_path, shards, codec):
+    pytest.importorskip("datasets")
+    data = TextData(Hub(str(tmp_path)), length=24, rows=3, window=7)
+    one = data.open(0)
+    one.bind(codec)
+    for _ in range(9):
+        one.next()
+    two = data.open(0)
+    two.bind(codec)
+    two.restore(json.loads(json.dumps(one.state())))
+    assert one.next().ids.tolist() == two.next().ids.tolist()
+
+
+def test_unknown_hub_datasets_are_refused(tmp_path):
+    pytest.importorskip("datasets")
+    with pytest.raises(ConfigError, match="cannot open the dataset"):
+        Hub(str(tmp_path / "none")).open()

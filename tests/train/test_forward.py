@@ -36,6 +36,13 @@ def test_padding_content_has_no_influence(tiny_model):
     assert torch.equal(Net(tiny_model).hidden(ids, real, at), Net(tiny_model).hidden(other, real, at))
 
 
+def test_long_rows_take_the_fused_attention(tiny_model, monkeypatch):
+    ids, real, at = batch()
+    plain = Net(tiny_model).hidden(ids, real, at)
+    monkeypatch.setattr(forward, "_SHORT", 8)
+    assert torch.allclose(Net(tiny_model).hidden(ids, real, at), plain, atol=1e-5)
+
+
 def gradients(net, ids, real, at):
     net.model.zero_grad()
     net.losses(net.hidden(ids, real, at), ids[at]).mean().backward()

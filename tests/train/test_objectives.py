@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from unmask.core.errors import ConfigError
 from unmask.noise.masked import MaskedNoise
-from unmask.train.batch import Row, collate
+from unmask.train.batch import Batch, Row, collate
 from unmask.train.forward import Net
 from unmask.train.objectives.llada import LladaPretrain, LladaSft
 
@@ -77,15 +77,22 @@ def test_random_lengths_come_once_in_a_hundred():
     assert seen == set(range(1, 41))
 
 
-def test_eos_padding_out_of_the_loss_is_not_masked(tiny_model):
-    batch = collate(ROWS, 0)
+def test_eos_padding_out_of_the_loss_is_off_the_canvas(tiny_model):
+    """The loss is that of the same rows without any padding."""
     objective = LladaSft(MaskedNoise(mask_id=49, t_min=0.99), eos_padding=False)
-    assert not (objective.scored(batch) & batch.tail).any()
+    padded = collate(ROWS, 0)
     short = collate([Row(r.ids[: len(r.ids) - r.tail], r.prompt) for r in ROWS], 0)
-    weights = objective._weights(batch, objective.scored(batch), torch.ones(batch.ids.shape))
-    counts = {int(n) for n in objective.scored(batch).sum(1)}
-    assert counts == {int(n) for n in short.scored.sum(1)}
-    assert torch.allclose((weights * objective.scored(batch)).sum(), torch.tensor(1.0))
+    bare = padded.without_tail()
+    assert sorted(bare.real.sum(1).tolist()) == sorted(short.real.sum(1).tolist())
+    assert not (objective.scored(padded) & padded.tail).any()
+    noisy = torch.where(padded.tail, 7, padded.ids)  # whatever stands there has no influence
+    losses = [
+        objective(
+            Net(tiny_model), Batch(ids, padded.real, padded.scored, padded.tail), torch.Generator().manual_seed(0)
+        )
+        for ids in (padded.ids, noisy)
+    ]
+    assert torch.equal(losses[0].total, losses[1].total)
 
 
 def test_our_options_are_off_by_default():

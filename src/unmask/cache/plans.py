@@ -17,7 +17,7 @@ def forward(seq: Sequence, query: Spans, need: Tensor, keep: Spans, horizon: int
 
 
 def whole_blocks(traits: Traits, start: int, stop: int, horizon: int) -> Span:
-    """[start, stop) widened to whole attention blocks: rows of one see each other, so they must be of the same forward."""
+    """[start, stop) widened to whole attention blocks: rows of one see each other, so one forward computes them all."""
     size = traits.attention.size if isinstance(traits.attention, BlockCausal) else 1
     return start - start % size, min(-(-stop // size) * size, horizon)
 

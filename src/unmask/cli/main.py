@@ -36,6 +36,9 @@ COMMANDS: dict[str, str] = {
     "env": "versions and hardware, for bug reports",
 }
 
+HEAVY = ("generate", "chat", "verify", "train", "bench", "eval")
+"""Commands that run models."""
+
 EXAMPLES = """\
   unmask generate "Sort these numbers: 42 7 19 3" --show
   unmask generate --model GSAI-ML/LLaDA-8B-Instruct --cache dual --threshold 0.9 "Why is the sky blue?"
@@ -113,6 +116,10 @@ def _dispatch(words: list[str]) -> int:
     if name not in COMMANDS:
         raise _unknown(name)
     module = importlib.import_module(f"unmask.cli.{name}")
+    if name in HEAVY:
+        from unmask.cli.memory import keep_freed_memory
+
+        keep_freed_memory()
     try:
         code: int = module.main(words[1:])
     except SystemExit as stop:  # argparse leaves this way after --help, a signal with its own number

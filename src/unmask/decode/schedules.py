@@ -12,7 +12,7 @@ from unmask.core.types import Block, Sequence
 
 
 def cut(seq: Sequence, length: int) -> tuple[Block, ...]:
-    """Blocks of `length` that cover every hole of the answer; the grid starts at 0 or at its first hole, as the traits say.
+    """Blocks of `length` that cover the answer's holes; the grid starts at 0 or at the first hole, as the traits say.
 
     Holes inside the prompt (a published sampler met a mask id there) belong to no block; policies may still fill them.
     """

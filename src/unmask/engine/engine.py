@@ -387,8 +387,9 @@ class Engine:
                 values, at = logits_of(hidden, self.denoiser.head).float().cpu(), job.want.tolist()
             else:
                 values, at = next(inner), rows
-                known = ~values.isnan().any(-1) if probe.kind == "kv_cosine" else torch.ones(len(rows), dtype=torch.bool)
-                values, at = values[known], [p for p, k in zip(rows, known.tolist(), strict=True) if k]
+            if probe.kind == "kv_cosine":  # rows that were never stored have nothing to be compared with
+                known = ~values.isnan().any(-1)
+                values, at = values[known], positions_of(job.plan.query)[known].tolist()
             events.append(Probed(request.id, job.run.seq.nfe, probe.kind, probe.layer, tuple(at), values.tolist()))
         return events
 

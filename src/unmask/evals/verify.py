@@ -8,6 +8,7 @@ comparison.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -115,15 +116,16 @@ def _read(folder: Path) -> tuple[Path, dict[str, Any]]:
     """A folder's cases, all of a known family, kind and reference."""
     try:
         data = json.loads((folder / "cases.json").read_text(encoding="utf-8"))
-        cases, family = data["cases"], data["family"]
+        cases, family, mask_id = data["cases"], data["family"], data["mask_id"]
         labels = [(c["id"], c["kind"], c["reference"]) for c in cases]
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as e:
-        raise InputError(
-            f"{folder / 'cases.json'}", expected="JSON with family and cases (id, kind, reference)", got=repr(e)
-        ) from e
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, RecursionError) as e:
+        expected = "JSON with family, mask_id and cases (id, kind, reference)"
+        raise InputError(f"{folder / 'cases.json'}", expected=expected, got=repr(e)) from e
+    if type(mask_id) is not int:
+        raise InputError(f"{folder}: mask_id", expected="an integer", got=repr(mask_id))
     if not labels:
         raise InputError(f"{folder / 'cases.json'}", expected="at least one case", got="none")
-    if family not in REFERENCES:
+    if not isinstance(family, str) or family not in REFERENCES:
         raise InputError(f"{folder}: family", expected=f"one of: {', '.join(REFERENCES)}", got=repr(family))
     for name, kind, reference in labels:
         if kind not in KINDS:
@@ -185,6 +187,8 @@ def _compare(logits: Tensor, case: dict[str, Any], expected: Tensor) -> tuple[st
     if mask is not None:
         gap = gap[torch.tensor(mask).bool()]
     error = float(gap.max())
+    if not math.isfinite(error):
+        return "logits that are no numbers", None
     ok = error <= LOGIT_TOLERANCE
     return ("" if ok else f"logits differ by {error:.2e}, tolerance {LOGIT_TOLERANCE:.0e}"), error
 
@@ -280,7 +284,7 @@ def _generate(denoiser: TransformerDenoiser, family: str, case: dict[str, Any]) 
         answer = [mask_id if t < 0 else t for t in canvases[str(i)].ids[sum(mask) :]]
         found.append(row + answer)
     problems = _differences(found, engine.stats.model_calls, case["expected"])
-    if problems or (len(masks) == 1 and not masked):
+    if problems or (len(masks) == 1 and all(masks[0])):
         problems += _trace_differences(traced.calls, case.get("trace"))
     if "history" in case:
         problems += _history_differences(events, case["history"], inputs, length, mask_id)

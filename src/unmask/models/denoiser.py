@@ -43,7 +43,7 @@ class KVStore:
         return self.keys[layer, slot], self.values[layer, slot]
 
     def free(self, slot: int) -> None:
-        """The slot's rows mean nothing from now on; they stay as they are, since rows are written before they are read."""
+        """The slot's rows mean nothing from now on; nothing is cleared, since rows are written before they are read."""
         self.stored[slot] = False
 
     def grown(self, model: Transformer, slots: int, rows: int) -> KVStore:

@@ -1,8 +1,8 @@
 """Compiled kernels for bfloat16 on the CPU: built once by the system's C compiler, optional, never trusted unchecked.
 
-The sources are `<op>/cpu.c`. At first use they are compiled into the user's cache folder and loaded; every kernel must then
-agree with its plain-torch definition on a small case before it is used. Where anything is missing, the plain path runs and
-`describe` says why in one line. Switch off with UNMASK_KERNELS=torch.
+The sources are `<op>/cpu.c`. At first use they are compiled into the user's cache folder and loaded; every kernel must
+then agree with its plain-torch definition on a small case before it is used. Where anything is missing, the plain path
+runs and `describe` says why in one line. Switch off with UNMASK_KERNELS=torch.
 """
 
 from __future__ import annotations
@@ -113,8 +113,9 @@ def _built(compiler: str) -> Path:
 
 
 def _compile(compiler: str, work: Path) -> Path:
-    """Compiles and links. The link names no OpenMP library: the symbols bind to the one torch has loaded already, so that
-    kernels and torch share their threads."""
+    """Compiles and links. The link names no OpenMP library: the symbols bind to the one torch has loaded already, so
+    that kernels and torch share their threads.
+    """
     objects = []
     for source in _sources():
         objects.append(str(work / f"{source.parent.name}.o"))

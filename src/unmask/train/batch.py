@@ -27,7 +27,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Batch:
-    """Tensors of shape [B, T]; `answer` [B] counts the scored tokens of a row without its tail.
+    """Tensors of shape [B, T].
 
     ids: clean tokens, padded on the right. real: True where a token exists for the model (its key is attended).
     scored: True where noise may fall and the loss may speak. tail: True on EOS tokens behind the first one.
@@ -50,11 +50,9 @@ class Batch:
         """The first `length` columns."""
         return Batch(*(t[:, :length] for t in (self.ids, self.real, self.scored, self.tail)))
 
-    def split(self, parts: int) -> list[Batch]:
-        """Rows dealt into at most `parts` smaller batches, in order."""
-        size = -(-self.ids.shape[0] // parts)
-        pieces = zip(*(t.split(size) for t in (self.ids, self.real, self.scored, self.tail)), strict=True)
-        return [Batch(*p) for p in pieces]
+    def without_tail(self) -> Batch:
+        """The EOS padding taken off the canvas."""
+        return Batch(self.ids, self.real & ~self.tail, self.scored & ~self.tail, torch.zeros_like(self.tail))
 
 
 def collate(rows: Sequence[Row], pad_id: int) -> Batch:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import random
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Protocol
 
 from unmask.core.errors import ConfigError
@@ -67,10 +67,12 @@ class _Bound:
 
 @dataclass(frozen=True)
 class Stage:
-    """From step `start` on, items are drawn by the weights of `mix`."""
+    """From step `start` on, items are drawn by the weights of `mix`; None keeps the data's own share and tail."""
 
     start: int
     mix: Mapping[str, float]
+    gen_share: float | None = None
+    short_tail: int | None = None
 
 
 @dataclass(frozen=True)
@@ -112,8 +114,12 @@ class GeneratorData:
                 raise ConfigError(f"data.{name} is out of range", expected="0 to 1", got=str(getattr(self, name)))
         _positive(self, "batch_tokens")
 
-    def mix_at(self, step: int) -> Mapping[str, float]:
-        return [s for s in self.stages if s.start <= step][-1].mix
+    def stage_at(self, step: int) -> Stage:
+        """The stage of a step, with every value filled in."""
+        stage = [s for s in self.stages if s.start <= step][-1]
+        share = self.gen_share if stage.gen_share is None else stage.gen_share
+        tail = self.short_tail if stage.short_tail is None else stage.short_tail
+        return replace(stage, gen_share=share, short_tail=tail)
 
     def open(self, seed: int, per_step: int = 1) -> Stream:
         """The stream; the generator is found and asked for one item now, so that a wrong name fails early."""
@@ -132,15 +138,15 @@ class GeneratorStream(_Bound):
 
     def next(self) -> Batch:
         rng = random.Random(f"{self.seed}/{self.at}")
-        mix = self.cfg.mix_at(self.at // self.per_step)
+        stage = self.cfg.stage_at(self.at // self.per_step)
         self.at += 1
-        items, rows, tokens = self.source(rng, mix), [], 0
+        items, rows, tokens = self.source(rng, stage.mix), [], 0
         while tokens < self.cfg.batch_tokens:
-            rows.append(self._row(items, rng))
+            rows.append(self._row(items, rng, stage))
             tokens += len(rows[-1].ids)
         return collate(rows, self.eos)
 
-    def _row(self, items: Iterator[Item], rng: random.Random) -> Row:
+    def _row(self, items: Iterator[Item], rng: random.Random, stage: Stage) -> Row:
         cfg, codec, eos, prompt = self.cfg, self.codec, self.eos, []
         if rng.random() < cfg.system_share:
             prompt += [special(codec, SYSTEM), *codec.encode(rng.choice(cfg.systems))]
@@ -150,13 +156,15 @@ class GeneratorStream(_Bound):
         item = next(items)
         prompt += _turn(codec, item.prompt)
         answer = [*codec.encode(item.answer), eos]
-        tail = self._tail(len(answer), rng)
+        tail = self._tail(len(answer), rng, stage)
         return Row((*prompt, *answer, *([eos] * tail)), len(prompt), tail, rng.random() < cfg.whole_share)
 
-    def _tail(self, length: int, rng: random.Random) -> int:
-        if rng.random() < self.cfg.gen_share:
+    def _tail(self, length: int, rng: random.Random, stage: Stage) -> int:
+        assert stage.gen_share is not None
+        assert stage.short_tail is not None
+        if rng.random() < stage.gen_share:
             return max(0, rng.choice(self.cfg.gen_lengths) - length)
-        return rng.randint(0, self.cfg.short_tail)
+        return rng.randint(0, stage.short_tail)
 
     def texts(self) -> Iterator[str]:
         for item in self.source(random.Random(f"{self.seed}/tokenizer"), self.cfg.stages[0].mix):

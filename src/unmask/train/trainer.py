@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer
 from torch import Tensor
 
 from unmask.core.errors import ConfigError, RunError
@@ -66,11 +65,6 @@ class Trainer:
         self.step, self.tokens = 0, 0
         self.best: tuple[int, float] | None = None
         self.history: list[dict[str, Any]] = []
-
-    @property
-    def tokenizer(self) -> Tokenizer:
-        """The tokenizer itself, for whoever wants single pieces."""
-        return Tokenizer.from_file(str(self.tokenizer_dir / "tokenizer.json"))
 
     # --- the loop -----------------------------------------------------------------------------------------------------
 

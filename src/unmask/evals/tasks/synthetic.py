@@ -404,6 +404,30 @@ def check_sudoku(item: Item, text: str) -> bool:
     return _clean(text) == _clean(item.answer)
 
 
+_CALCULATE = ("What is {}?", "{} = ?", "Compute {}.", "Calculate {}.", "How much is {}?")
+
+
+def make_equation(rng: random.Random) -> Item:
+    """One bare equation out of the range that the word problems use."""
+    v = rng.randint(2, 60) if rng.random() < 0.5 else rng.randint(2, 160)
+    op = rng.choices("+-*/", (8, 8, 3, 1))[0]
+    if op == "+":
+        x = rng.randint(2, 40) if rng.random() < 0.8 else rng.randint(4, 81)
+        left, value = f"{v} + {x}", v + x
+    elif op == "-":
+        x = rng.randint(1, min(v - 1, 60))
+        left, value = f"{v} - {x}", v - x
+    elif op == "*":
+        v, x = (rng.randint(2, 9), rng.randint(2, 9)) if rng.random() < 0.5 else (rng.randint(2, 60), rng.randint(2, 3))
+        left, value = f"{v} * {x}", v * x
+    else:
+        left, value = f"{v * 2} / 2", v
+    equation = f"{left} = {value}"
+    # the key of the same one-step problem: what is held out there is held out here
+    key = f"1 {equation}" if op in "+-" else f"equation {equation} {rng.choice(OBJECTS)}"
+    return Item("equation", rng.choice(_CALCULATE).format(left), f"{equation}\n#### {value}", key)
+
+
 def _steps(n: int) -> Callable[[random.Random], Item]:
     return lambda rng: make_problem(rng, n)
 
@@ -415,6 +439,7 @@ TASKS: dict[str, Task] = {
         Task("reverse", make_reverse, check_same, "say 3 to 8 words in the other order"),
         Task("sort", make_sort, check_same, "put 3 to 6 numbers below 100 in order"),
         Task("sudoku", make_sudoku, check_sudoku, "complete a 4x4 sudoku with 6 to 10 empty cells"),
+        Task("equation", make_equation, check_problem, "one equation without a story"),
         Task("one_step", _steps(1), check_problem, "a word problem of one equation"),
         Task("two_step", _steps(2), check_problem, "a word problem of two equations"),
         Task("three_step", _steps(3), check_problem, "a word problem of three equations"),

@@ -56,8 +56,8 @@ def _agrees(call: Callable[..., Any]) -> bool:
     for n, heads, kv, dim, m in ((9, 4, 2, 32, 19), (8, 2, 2, 64, 70), (3, 6, 2, 96, 33)):
         q = torch.randn(n, 2, heads, dim, generator=made).bfloat16()[:, 1]
         k, v = torch.randn(2, kv, m + 3, dim, generator=made).bfloat16()[:, :, 2 : 2 + m]
-        wide = (q.float().transpose(0, 1), k.float(), v.float())
-        expected = F.scaled_dot_product_attention(*(t[None] for t in wide), enable_gqa=True)[0].transpose(0, 1)
+        wide, keys, values = q.float().transpose(0, 1)[None], k.float()[None], v.float()[None]
+        expected = F.scaled_dot_product_attention(wide, keys, values, enable_gqa=True)[0].transpose(0, 1)
         if not torch.allclose(_run(call, q, k, v).float(), expected, rtol=2e-2, atol=2e-2):
             return False
     return True

@@ -11,8 +11,8 @@ from unmask.ops.rope import cpu, reference
 def rope_table(positions: Tensor, dim: int, theta: float, dtype: torch.dtype | None) -> tuple[Tensor, Tensor]:
     """cos and sin, each [..., 1, dim], for absolute positions [...].
 
-    Angles are float32 (inverse frequency 1 / theta^(2j/dim)). `dtype` None keeps float32 and makes `apply_rope` rotate in
-    float32 (LLaDA's rope_full_precision); a dtype casts the table, and the rotation runs in it (Dream, Qwen2).
+    Angles are float32 (inverse frequency 1 / theta^(2j/dim)). `dtype` None keeps float32 and makes `apply_rope` rotate
+    in float32 (LLaDA's rope_full_precision); a dtype casts the table, and the rotation runs in it (Dream, Qwen2).
     """
     exponent = torch.arange(0, dim, 2, device=positions.device, dtype=torch.int64).float() / dim
     angles = positions[..., None].float() * (1.0 / theta**exponent)

@@ -1,7 +1,7 @@
 """From hidden rows to candidates: token, confidence and, when asked, margin and entropy.
 
-No tensor of [batch, length, vocabulary] ever exists: at most `CHUNK` rows of logits, and where only the best token and its
-probability are asked for (greedy decoding), `TILE` columns at a time, which stay in the processor's cache.
+No tensor of [batch, length, vocabulary] ever exists: at most `CHUNK` rows of logits, and where only the best token and
+its probability are asked for (greedy decoding), `TILE` columns at a time, which stay in the processor's cache.
 """
 
 from __future__ import annotations

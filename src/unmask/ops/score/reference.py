@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def best(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """logits [n, V] -> index of the largest (ties: lowest), its value, and sum exp(x - largest), both in float32 or wider."""
+    """logits [n, V] -> index of the largest (ties: lowest), its value, sum exp(x - largest); float32 or wider."""
     wide = logits if logits.dtype == torch.float64 else logits.float()
     largest, index = wide.max(dim=-1)
     mass = torch.exp(wide - largest[:, None]).sum(-1)

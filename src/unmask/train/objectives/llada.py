@@ -67,7 +67,7 @@ class LladaSft:
     Args:
         noise: the forward process.
         eos_padding: EOS tokens behind the first one are masked, trained and counted in the answer length (published).
-            False leaves them visible and out of the loss.
+            False takes them off the canvas: not attended, not masked, not counted (visible ones would tell the length).
         eos_weight: factor on the loss of that padding (published: 1).
         weight_clip: upper bound of the weight 1/p, None for none (published).
         normalise: "row" divides each row by its own answer length (published); "batch" divides the sum by the number of
@@ -88,7 +88,7 @@ class LladaSft:
             raise ConfigError("weight_clip is out of range", expected="at least 1", got=str(self.weight_clip))
 
     def __call__(self, net: Net, batch: Batch, rng: torch.Generator) -> Loss:
-        scored = self.scored(batch)
+        batch, scored = batch if self.eos_padding else batch.without_tail(), self.scored(batch)
         (view,) = self.noise.corrupt(batch.ids, ~scored, rng)
         ce = net.losses(net.hidden(view.ids, batch.real, view.masked), view.target[view.masked])
         total = (ce * self._weights(batch, scored, view.weight)[view.masked]).sum()
@@ -111,6 +111,6 @@ class LladaSft:
 
 
 def _metrics(total: Tensor, ce: Tensor, counted: Tensor, masked: Tensor | None = None) -> dict[str, float]:
-    """Loss, plain cross-entropy per masked token (EOS padding left out), share of masked tokens."""
+    """Loss, plain cross-entropy per masked token (EOS padding left out), number of masked tokens."""
     mine = ce.detach() if masked is None else ce.detach()[counted[masked]]
     return {"loss": total.item(), "ce": mine.mean().item() if mine.numel() else 0.0, "masked": float(counted.sum())}
