@@ -5,7 +5,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define PARALLEL 16384 /* elements below which a second thread costs more than it brings */
+/* Elements below which waking a second thread costs more than it brings: cheap loops, and loops with an exponential. */
+#define MANY 131072
+#define MANY_EXP 32768
 
 static inline float widen(uint16_t h) {
     uint32_t u = (uint32_t)h << 16;

@@ -28,7 +28,8 @@ class OptimConfig:
     lr: AdamW's peak rate. muon_lr: Muon's peak rate.
     betas, eps, weight_decay: AdamW. muon_momentum, muon_weight_decay: Muon.
     warmup: steps of linear rise. schedule: after it, "wsd" holds and falls linearly over the last `decay` share of the
-        steps, "cosine" falls over all of them, "constant" holds. floor: the factor at the end.
+        steps; "wsd-sqrt" falls as 1 - sqrt, fast at first (Haegele 2024); "cosine" falls over all of them; "constant"
+        holds. floor: the factor at the end.
     clip: largest norm of the gradient, 0 for no limit.
     """
 
@@ -41,7 +42,7 @@ class OptimConfig:
     muon_momentum: float = 0.95
     muon_weight_decay: float = 0.01
     warmup: int = 100
-    schedule: Literal["wsd", "cosine", "constant"] = "wsd"
+    schedule: Literal["wsd", "wsd-sqrt", "cosine", "constant"] = "wsd"
     decay: float = 0.2
     floor: float = 0.0
     clip: float = 1.0
@@ -70,8 +71,8 @@ def lr_factor(cfg: OptimConfig, step: int, steps: int) -> float:
     if cfg.schedule == "cosine":
         x = max(0.0, step - cfg.warmup) / max(1, steps - cfg.warmup)
         return rise * (cfg.floor + (1 - cfg.floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, x))))
-    tail = max(1.0, cfg.decay * steps)
-    fall = min(1.0, (steps - step) / tail)
+    left = min(1.0, (steps - step) / max(1.0, cfg.decay * steps))
+    fall = left if cfg.schedule == "wsd" else 1.0 - (1.0 - left) ** 0.5
     return rise * (cfg.floor + (1 - cfg.floor) * fall)
 
 

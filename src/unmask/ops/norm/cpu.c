@@ -3,7 +3,7 @@
 
 void unmask_rms_norm(const uint16_t *x, int64_t stride, const uint16_t *weight, uint16_t *out, int64_t rows, int64_t dim,
                      float eps) {
-#pragma omp parallel for schedule(static) if (rows * dim > PARALLEL)
+#pragma omp parallel for schedule(static) if (rows * dim > MANY)
     for (int64_t r = 0; r < rows; r++) {
         const uint16_t *in = x + r * stride;
         uint16_t *to = out + r * dim;

@@ -5,7 +5,7 @@
 void unmask_rope_float(uint16_t *x, int64_t stride, const float *cosine, const float *sine, int64_t rows, int64_t heads,
                        int64_t dim) {
     int64_t half = dim / 2;
-#pragma omp parallel for schedule(static) if (rows * heads * dim > PARALLEL)
+#pragma omp parallel for schedule(static) if (rows * heads * dim > MANY)
     for (int64_t r = 0; r < rows; r++) {
         const float *c = cosine + r * dim, *s = sine + r * dim;
         for (int64_t h = 0; h < heads; h++) {
@@ -25,7 +25,7 @@ void unmask_rope_float(uint16_t *x, int64_t stride, const float *cosine, const f
 void unmask_rope_bf16(uint16_t *x, int64_t stride, const uint16_t *cosine, const uint16_t *sine, int64_t rows,
                       int64_t heads, int64_t dim) {
     int64_t half = dim / 2;
-#pragma omp parallel for schedule(static) if (rows * heads * dim > PARALLEL)
+#pragma omp parallel for schedule(static) if (rows * heads * dim > MANY)
     for (int64_t r = 0; r < rows; r++) {
         const uint16_t *c = cosine + r * dim, *s = sine + r * dim;
         for (int64_t h = 0; h < heads; h++) {

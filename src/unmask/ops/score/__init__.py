@@ -16,7 +16,7 @@ from unmask.core.types import Candidates, Head, Sampling
 from unmask.ops.score import cpu, reference
 
 CHUNK = 64
-TILE, TILE_ROWS = 8192, 256
+TILE, TILE_ROWS = 16_384, 128
 """A tile of logits is at most as large as 16 rows of the largest published vocabulary."""
 Uniforms = Callable[[int, int], Tensor]
 """(first row, last row) -> the random numbers of these rows: float64 [n] or, for gumbel, [n, V]."""
@@ -76,22 +76,20 @@ def _closed(sampling: Sampling, mask_id: int | None) -> list[int]:
 
 def greedy(hidden: Tensor, head: Head, closed: Sequence[int] = ()) -> tuple[Tensor, Tensor]:
     """Best token (ties: lowest id) and its float32 probability for rows [n, C], over tiles of the vocabulary."""
-    n = hidden.shape[0]
-    token = torch.zeros(n, dtype=torch.long, device=hidden.device)
-    top, mass = hidden.new_full((n,), -torch.inf, dtype=torch.float32), hidden.new_zeros(n, dtype=torch.float32)
-    for a in range(0, head.weight.shape[0], TILE):
-        logits = logits_of(hidden, Head(head.weight[a : a + TILE], head.scale))
-        inside = [i - a for i in closed if a <= i < a + logits.shape[1]]
+    found = []
+    for start in range(0, head.weight.shape[0], TILE):
+        logits = logits_of(hidden, Head(head.weight[start : start + TILE], head.scale))
+        inside = [i - start for i in closed if start <= i < start + logits.shape[1]]
         if inside:
             logits[:, inside] = -torch.inf
-        index, largest, part = best(logits)
-        above = (largest > top) | largest.isnan()
-        token = torch.where(above, index + a, token)
-        new = torch.where(above, largest, top)
-        # where both are -inf nothing has any mass yet: nan_to_num turns their undefined distance into a factor of one
-        mass = mass * (top - new).nan_to_num(0.0).exp() + part * (largest - new).nan_to_num(0.0).exp()
-        top = new
-    return token, mass.reciprocal()
+        index, largest, mass = best(logits)
+        found.append((index + start, largest, mass))
+    index, largest, mass = (torch.stack(parts) for parts in zip(*found, strict=True))
+    tile = largest.argmax(0, keepdim=True)
+    top = largest.gather(0, tile)
+    # a tile that is closed altogether has no mass, and -inf minus -inf must not make it NaN
+    total = (mass * torch.where(largest == top, 1.0, (largest - top).exp())).sum(0)
+    return index.gather(0, tile)[0], total.reciprocal()
 
 
 def best(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -31,7 +31,7 @@ static float sum_of_exp(const uint16_t *row, int64_t vocab, float best) {
 /* A row that holds a NaN has the largest value NaN and the sum NaN; its index is that of the first NaN. */
 void unmask_score(const uint16_t *logits, int64_t stride, int64_t *index, float *largest, float *sum, int64_t rows,
                   int64_t vocab) {
-#pragma omp parallel for schedule(static) if (rows * vocab > PARALLEL)
+#pragma omp parallel for schedule(static) if (rows * vocab > MANY_EXP)
     for (int64_t r = 0; r < rows; r++) {
         const uint16_t *row = logits + r * stride;
         float best = -INFINITY;
