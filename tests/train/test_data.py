@@ -223,3 +223,18 @@ def test_unknown_hub_datasets_are_refused(tmp_path):
     pytest.importorskip("datasets")
     with pytest.raises(ConfigError, match="cannot open the dataset"):
         Hub(str(tmp_path / "none")).open()
+
+
+def test_cuts_fall_behind_their_token(codec):
+    stage = Stage(0, {"one_step": 1.0, "copy": 1.0}, cut_share=0.5)
+    data = GeneratorData("unmask.evals.tasks.synthetic:stream", (stage,), 2000, cut_after=(" =",))
+    found = data.open(0)
+    found.bind(codec)
+    batch, sign, cuts = found.next(), codec.encode(" =")[0], 0
+    for ids, hidden, real in zip(batch.ids, batch.hidden, batch.real):
+        if hidden.any():
+            at, end = int(hidden.int().argmax()), int(real.sum())
+            assert hidden[at:end].all()
+            assert sign not in ids.tolist() or ids[at - 1] == sign
+            cuts += 1
+    assert 0.3 < cuts / len(batch.ids) < 0.7

@@ -41,3 +41,16 @@ def test_same_generator_same_noise():
 def test_bad_levels_are_refused(bad):
     with pytest.raises(ConfigError):
         MaskedNoise(**bad)
+
+
+def test_a_cut_masks_exactly_what_is_behind_it():
+    ids, keep = torch.arange(20).reshape(2, 10), torch.zeros(2, 10, dtype=torch.bool)
+    keep[:, :2] = True
+    hidden = torch.zeros_like(keep)
+    hidden[1, 6:] = True
+    plain = MaskedNoise(mask_id=99).corrupt(ids, keep, torch.Generator().manual_seed(0))[0]
+    view = MaskedNoise(mask_id=99).corrupt(ids, keep, torch.Generator().manual_seed(0), hidden)[0]
+    assert view.masked[1].tolist() == [False] * 6 + [True] * 4
+    assert torch.equal(view.masked[0], plain.masked[0])
+    assert torch.equal(view.weight[0], plain.weight[0])
+    assert torch.allclose(view.weight[1], torch.tensor(8 / 4))

@@ -88,7 +88,9 @@ def test_eos_padding_out_of_the_loss_is_off_the_canvas(tiny_model):
     noisy = torch.where(padded.tail, 7, padded.ids)  # whatever stands there has no influence
     losses = [
         objective(
-            Net(tiny_model), Batch(ids, padded.real, padded.scored, padded.tail), torch.Generator().manual_seed(0)
+            Net(tiny_model),
+            Batch(ids, padded.real, padded.scored, padded.tail, padded.hidden),
+            torch.Generator().manual_seed(0),
         )
         for ids in (padded.ids, noisy)
     ]

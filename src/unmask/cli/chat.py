@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from unmask.cli.decoding import add_decoding, add_model, check_specs, resolve, warn
-from unmask.cli.output import Notices
+from unmask.cli.output import Notices, print_text
 from unmask.cli.parsing import Parser, number
 from unmask.core.errors import InputError, RequestError, RunError
 from unmask.core.events import Canvas, fold
@@ -118,7 +118,7 @@ class Talk:
             return
         answer = self.session.last
         assert answer is not None
-        print(answer.text[len(printed) :] if answer.text.startswith(printed) else f"\n{answer.text}", flush=True)
+        print_text(answer.text[len(printed) :] if answer.text.startswith(printed) else f"\n{answer.text}")
         self.past.append(before)
         self.asked.append(text)
         self.seed += 1
@@ -140,7 +140,7 @@ class Talk:
             canvas.apply(event)
             new = words.push(_settled(canvas, ends))
             printed += new
-            print(new, end="", flush=True)
+            print_text(new, end="")
         return printed
 
     # ---- commands ----------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from unmask.cli.inputs import need_file
 from unmask.cli.parsing import Parser
 from unmask.core.errors import InputError
 
@@ -33,8 +34,9 @@ def main(argv: Sequence[str]) -> int:
         help="stored numbers (default: keep)",
     )
     args = parser.parse(argv)
-    if not Path(args.file).is_file():
-        raise InputError(args.file, expected="a file written by torch.save", got="no such file")
+    need_file(args.file, "", "a file written by torch.save")
+    if args.out == "":
+        raise InputError("--out", expected="a folder for the checkpoint", got="nothing")
     out = args.out or str(Path(args.file).with_suffix(""))
     if out == args.file:
         raise InputError("convert", expected="--out DIR", got="a file without a suffix")

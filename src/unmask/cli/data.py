@@ -6,12 +6,11 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from itertools import islice
-from pathlib import Path
 
+from unmask.cli.inputs import need_file
 from unmask.cli.nested import choose
 from unmask.cli.output import print_json
 from unmask.cli.parsing import Parser, integer
-from unmask.core.errors import InputError
 
 EXAMPLES = """\
   unmask data inspect recipes/nano.yaml
@@ -48,8 +47,7 @@ def inspect(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--json", action="store_true", help="a list of samples, each a list of [text, kind]")
     args = parser.parse(argv)
-    if not Path(args.recipe).is_file():
-        raise InputError(f"recipe {args.recipe}", expected="a YAML file", got="no such file")
+    need_file(args.recipe, "recipe ", "a YAML file")
     from unmask.train.inspect import inspect_data
     from unmask.train.recipe import load_recipe
     from unmask.train.trainer import Trainer

@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING
 from unmask.cli.parsing import Parser, integer, number
 from unmask.core import catalog, spec
 from unmask.core.errors import InputError
-from unmask.engine.options import DecodeOptions
+from unmask.core.spec import MOST
+from unmask.engine.options import HOTTEST, STRONGEST, DecodeOptions
 
 if TYPE_CHECKING:
     from unmask.cli.output import Notices
 
 ALGS = ("origin", "maskgit_plus", "topk_margin", "entropy", "confidence_threshold")
-MOST_TOKENS = 1 << 20
-"""A longer answer is a slip of the finger; no model reaches it."""
 
 IGNORED = {
     "mask_id": "the mask id comes from the checkpoint",
@@ -69,7 +68,7 @@ def add_decoding(parser: Parser) -> None:
 
 def _add_length(parser: Parser) -> None:
     g = parser.add_argument_group("length and speed")
-    tokens = integer(1, MOST_TOKENS)
+    tokens = integer(1, MOST)
     parser.option(
         g,
         "--max-tokens",
@@ -90,7 +89,7 @@ def _add_length(parser: Parser) -> None:
         g,
         "--steps",
         hidden=("--diffusion_steps", "--diffusion-steps", "--gen_steps"),
-        type=integer(1, MOST_TOKENS),
+        type=integer(1, MOST),
         metavar="N",
         help="forwards for the whole answer, for policies that count them (default: 128)",
     )
@@ -133,12 +132,12 @@ def _add_strategy(parser: Parser) -> None:
         g,
         "--cfg-scale",
         hidden=("--cfg",),
-        type=number(0),
+        type=number(0, STRONGEST - 1),
         metavar="W",
         help="classifier-free guidance as LLaDA counts it, 0 is off (default: 0)",
     )
     parser.option(
-        g, "--guidance-scale", type=number(0), metavar="S", help="the same as a factor, 1 is off: cfg-scale + 1"
+        g, "--guidance-scale", type=number(0, STRONGEST), metavar="S", help="the same as a factor, 1 is off: cfg-scale + 1"
     )
 
 
@@ -148,7 +147,7 @@ def _add_sampling(parser: Parser) -> None:
         g,
         "--temperature",
         "--temp",
-        type=number(0),
+        type=number(0, HOTTEST),
         metavar="T",
         help="0 takes the best token, above it tokens are drawn (default: 0)",
     )
@@ -211,7 +210,7 @@ def _cache(args: argparse.Namespace, warnings: list[str]) -> str | None:
         raise InputError("--cache", expected="either --cache or the published --use_cache", got="both")
     if dual and not use:
         warnings.append(f"{args.spelled['dual_cache']} has no effect without --use_cache")
-    return args.cache or (("dual" if dual else "prefix") if use else None)
+    return args.cache if args.cache is not None else ("dual" if dual else "prefix") if use else None
 
 
 def check_specs(options: DecodeOptions) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from unmask.cli.decoding import add_decoding, add_model, resolve, warn
 from unmask.cli.inputs import add_prompts, read_prompts
-from unmask.cli.output import Notices, print_json
+from unmask.cli.output import Notices, print_json, print_text
 from unmask.cli.parsing import Parser, integer, number
 from unmask.core.errors import RequestError
 from unmask.core.events import Event
@@ -178,8 +178,8 @@ def _run(
 def _print(prompts: list[str], answers: list[Generation], notices: Notices) -> None:
     for number_, answer in enumerate(answers, 1):
         if len(answers) > 1 and not notices.quiet:
-            print(f"[{number_}/{len(answers)}] {_head(prompts[answer.index])}")
-        print(answer.text)
+            print_text(f"[{number_}/{len(answers)}] {_head(prompts[answer.index])}")
+        print_text(answer.text)
 
 
 def _head(text: str, wide: int = 70) -> str:

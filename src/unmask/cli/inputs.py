@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from unmask.cli.parsing import Parser
-from unmask.core.errors import RequestError
+from unmask.core.errors import InputError, RequestError
 from unmask.sinks.files import reason
 
 
@@ -65,6 +65,18 @@ def read_text(name: str, what: str) -> str:
     except OSError as error:
         raise RequestError(f"{what} {name}", expected="a file that can be read", got=reason(error)) from None
     return _decode(data, f"{what} {name}")
+
+
+def need_file(name: str, what: str, expected: str, remedy: str = "") -> None:
+    """Refuses a file that is not there, or that is a folder, before anything heavy is imported.
+
+    Raises:
+        InputError: with the name under which the user knows it.
+    """
+    path = Path(name)
+    if not name or not path.is_file():
+        got = "nothing" if not name else "a folder" if path.is_dir() else "no such file"
+        raise InputError(f"{what}{name}", expected=expected, got=got, remedy=remedy)
 
 
 def read_stdin(stdin: Any) -> str:

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from typing import TextIO
 
 from unmask import __version__
+from unmask.cli.output import one_line
 from unmask.cli.parsing import Parser
 from unmask.core.errors import InputError, UnmaskError
 from unmask.sinks.files import reason
@@ -100,9 +101,9 @@ def _report_system(error: BaseException) -> int:
 
 
 def _line(text: str) -> None:
-    """One line on stderr; line breaks inside a message would make it two."""
+    """One line on stderr: what a file or an argument put into a message may neither break it nor steer the terminal."""
     with contextlib.suppress(OSError, ValueError):  # nobody is left to hear it
-        print(" ".join(text.split("\n")), file=sys.stderr, flush=True)
+        print(one_line(text), file=sys.stderr, flush=True)
 
 
 def _dispatch(words: list[str]) -> int:

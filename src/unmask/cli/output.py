@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import sys
+import unicodedata
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -26,8 +27,24 @@ class Notices:
 
 
 def print_json(value: Any) -> None:
-    """One JSON value on stdout, in lines a person can read."""
-    print(json.dumps(value, ensure_ascii=False, indent=2, default=str))
+    """One JSON value on stdout, in lines a person can read; a stream that is not UTF-8 gets escapes, never a "?"."""
+    encoding = (getattr(sys.stdout, "encoding", None) or "utf-8").lower().replace("-", "")
+    print(json.dumps(value, ensure_ascii=encoding != "utf8", indent=2, default=str))
+
+
+def one_line(text: str) -> str:
+    """The text without line breaks, its control signs (colours of a terminal, say) written as escapes."""
+    return "".join(c if c.isprintable() else " " if c == "\n" else ascii(c)[1:-1] for c in text)
+
+
+def for_terminal(text: str) -> str:
+    """What may be shown on a terminal: a model's control signs could move the cursor or change colours."""
+    return "".join(c if c in "\n\t" or not unicodedata.category(c) == "Cc" else "\ufffd" for c in text)
+
+
+def print_text(text: str, end: str = "\n") -> None:
+    """An answer on stdout: as it is into a pipe or a file, harmless on a terminal."""
+    print(for_terminal(text) if sys.stdout.isatty() else text, end=end, flush=True)
 
 
 def human_bytes(count: float) -> str:

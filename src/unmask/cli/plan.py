@@ -27,9 +27,8 @@ def main(argv: Sequence[str]) -> int:
         parser,
         "--length",
         type=integer(1),
-        default=2048,
         metavar="N",
-        help="tokens of each, prompt and answer (default: 2048)",
+        help="tokens of each, prompt and answer (default: 2048, or the model's context if that is shorter)",
     )
     parser.option(parser, "--dtype", default="auto", choices=("auto", "bf16", "fp16", "fp32"), help="default: auto")
     parser.option(parser, "--device", default="auto", metavar="D", help="auto, cuda, mps or cpu (default: auto)")

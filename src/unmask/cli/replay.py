@@ -6,13 +6,14 @@ import argparse
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from unmask.cli.output import print_json
 from unmask.cli.parsing import Parser, number
 from unmask.core.errors import InputError
 from unmask.core.events import Canvas, Event, Stepped, fold, tee
-from unmask.sinks.files import check_writable, write_text
+from unmask.sinks.files import check_writable, reason, write_text
 from unmask.sinks.metrics import Metrics
 from unmask.sinks.recorder import Recording, read
 
@@ -32,7 +33,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("file", metavar="FILE", help="a recording made with --record")
     parser.add_argument("--show", action="store_true", help="draw the canvas (the default without --json and --svg)")
     parser.option(
-        parser, "--speed", type=number(above=0), default=1.0, metavar="X", help="times the recorded speed (default: 1)"
+        parser, "--speed", type=number(above=0), metavar="X", help="times the recorded speed (default: 1)"
     )
     parser.option(parser, "--request", metavar="ID", help="only this request (default: all; of a picture the first)")
     parser.add_argument("--json", action="store_true", help="the finished texts and counts as JSON")
@@ -40,15 +41,13 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--style",
         choices=("moments", "steps"),
-        default="moments",
         help="several moments, or one canvas tinted by step (default: moments)",
     )
     args = parser.parse(argv)
-    if args.svg is not None:
-        check_writable(args.svg, "--svg")
+    _check(args)
     recording = _chosen(_read(args.file), args.request)
     if args.svg is not None:
-        write_text(args.svg, picture(recording.events, recording.pieces.__getitem__, args.style))
+        write_text(args.svg, picture(recording.events, recording.pieces.__getitem__, args.style or "moments"))
     if args.json:
         print_json(_as_json(recording))
     if args.show or not (args.json or args.svg):
@@ -56,13 +55,23 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
+def _check(args: argparse.Namespace) -> None:
+    """Refuses options that would do nothing, and a picture that would replace its own recording."""
+    if args.svg is not None:
+        check_writable(args.svg, "--svg")
+        if Path(args.svg).resolve() == Path(args.file).resolve():
+            raise InputError("--svg", expected="another file than the recording", got=args.svg)
+    elif args.style is not None:
+        raise InputError("--style", expected="--svg beside it", got="no picture to draw")
+    if args.speed is not None and (args.json or args.svg) and not args.show:
+        raise InputError("--speed", expected="--show beside it", got="no drawing to pace")
+
+
 def _read(name: str) -> Recording:
     try:
         return read(name)
     except OSError as error:
-        from unmask.sinks.files import reason
-
-        raise InputError(name, expected="a recording that can be read", got=reason(error)) from None
+        raise InputError(name or "FILE", expected="a recording that can be read", got=reason(error)) from None
 
 
 def _chosen(recording: Recording, request: str | None) -> Recording:
@@ -89,7 +98,7 @@ def _show(args: argparse.Namespace, recording: Recording) -> None:
     metrics, canvas = Metrics(), canvas_sink(recording.pieces.__getitem__, sys.stdout)
     events: Iterator[Event] = iter(recording.events)
     if sys.stdout.isatty():
-        events = _paced(recording.events, args.speed)
+        events = _paced(recording.events, args.speed or 1.0)
     for _ in tee(events, metrics, canvas):
         pass
     ids = list(fold(recording.events))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from unmask.cli.inputs import need_file
 from unmask.cli.nested import choose
 from unmask.cli.parsing import Parser, integer
 from unmask.core.errors import InputError
@@ -38,11 +39,13 @@ def train(argv: Sequence[str]) -> int:
     args = parser.parse(argv)
     if not args.out:
         raise InputError("--out", expected="a folder for the tokenizer", got="nothing")
-    missing = next((f for f in args.files if not Path(f).is_file()), None)
-    if missing is not None:
-        raise InputError(missing, expected="a text file", got="no such file")
+    for name in args.files:
+        need_file(name, "", "a text file")
     if Path(args.out).exists() and not Path(args.out).is_dir():
         raise InputError(f"--out {args.out}", expected="a folder", got="a file")
+    if (Path(args.out) / "tokenizer.json").exists():
+        remedy = "Name another folder, or remove that file first."
+        raise InputError(f"--out {args.out}", expected="a folder without a tokenizer", got="one in it", remedy=remedy)
 
     from unmask.train.tokenizer import train_tokenizer
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from unmask.cli.inputs import need_file
 from unmask.cli.output import Notices, print_json
 from unmask.cli.parsing import Parser
 from unmask.core.errors import InputError
@@ -57,10 +58,9 @@ def _check(args: argparse.Namespace) -> None:
     wrong = next((o for o in args.overrides if "=" not in o), None)
     if wrong is not None:
         raise InputError(f"override {wrong!r}", expected="key=value, such as optim.lr=0.001", got=wrong)
-    if not Path(args.recipe).is_file():
-        raise InputError(
-            f"recipe {args.recipe}", expected="a YAML file", got="no such file", remedy="See recipes/ for examples."
-        )
+    need_file(args.recipe, "recipe ", "a YAML file", "See recipes/ for examples.")
+    if args.out == "":
+        raise InputError("--out", expected="a folder for the run", got="nothing")
 
 
 def _check_folder(out: Path, resume: bool) -> None:

@@ -36,7 +36,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--real", metavar="MODEL_DIR", help="check a real checkpoint and print a report to send back")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     args = parser.parse(argv)
-    if (args.dir is None) == (args.real is None):
+    if (args.dir is None) == (args.real is None) or "" in (args.dir, args.real):
         raise InputError(
             "verify", expected="a folder of cases, or --real MODEL_DIR", remedy="See `unmask verify --help`."
         )

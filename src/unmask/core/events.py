@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
@@ -185,12 +186,12 @@ def fold(events: Iterable[Event]) -> dict[str, Canvas]:
 
 
 def tee(events: Iterable[E], *sinks: Sink) -> Iterator[E]:
-    """Pass events on and hand each to every sink; sinks are closed at the end, also after an error or an early stop."""
-    try:
+    """Pass events on and hand each to every sink; every sink is closed at the end, in order, also after an error or an
+    early stop, and also when another one fails to close."""
+    with ExitStack() as stack:
+        for sink in reversed(sinks):
+            stack.callback(sink.close)
         for event in events:
             for sink in sinks:
                 sink(event)  # type: ignore[arg-type]
             yield event
-    finally:
-        for sink in sinks:
-            sink.close()

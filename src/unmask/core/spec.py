@@ -17,6 +17,8 @@ from typing import Any, Literal, TypeVar, dataclass_transform
 from unmask.core.errors import SpecError
 
 T = TypeVar("T")
+MOST = 1 << 20
+"""A longer answer, or more steps, is a slip of the finger; no model reaches it."""
 
 
 def option(

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from unmask.core.protocols import Noise
-from unmask.core.spec import component, option
+from unmask.core.spec import MOST, component, option
 from unmask.core.types import Block, Candidates, Commit, Sequence
 from unmask.decode.select import Pass, commit, holes_of, passes_per_block, ranked
 
@@ -54,7 +54,7 @@ class Dream:
     """
 
     alg: Literal["origin", "maskgit_plus", "topk_margin", "entropy"] = option("entropy", help="what ranks positions")
-    steps: int = option(128, low=1, help="denoising steps for the whole answer")
+    steps: int = option(128, low=1, high=MOST, help="denoising steps for the whole answer")
     eps: float = option(1e-3, above=0.0, high=1.0, help="last time of the schedule")
     alg_temp: float | None = option(None, low=0.0, help="temperature on the ranking; None or 0 takes the best")
     empty_passes: bool = option(False, help="keep passes that settle nothing, as the reference does")

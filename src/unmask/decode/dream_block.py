@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from unmask.core.protocols import Noise
-from unmask.core.spec import component, option
+from unmask.core.spec import MOST, component, option
 from unmask.core.types import Block, Candidates, Commit, Sequence
 from unmask.decode.dream import pick, transfer_count
 from unmask.decode.select import Pass, commit, passes_per_block
@@ -27,7 +27,7 @@ class DreamBlock:
 
     alg: Literal["confidence_threshold", "entropy"] = option("confidence_threshold", help="what ranks positions")
     threshold: float = option(0.9, low=0.0, high=1.0, help="confidence from which a position is committed")
-    steps: int = option(128, low=1, help="denoising steps for the whole answer (entropy only)")
+    steps: int = option(128, low=1, high=MOST, help="denoising steps for the whole answer (entropy only)")
     eps: float = option(1e-3, above=0.0, high=1.0, help="last time of the schedule (entropy only)")
     alg_temp: float | None = option(None, low=0.0, help="temperature on the ranking (entropy only)")
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from unmask.core.protocols import Noise
-from unmask.core.spec import component, option
+from unmask.core.spec import MOST, component, option
 from unmask.core.types import Block, Candidates, Commit, Sequence
 from unmask.decode.select import commit, holes_of, ranked
 
@@ -32,7 +32,7 @@ class DreamCarry:
     over.
     """
 
-    steps: int = option(128, low=1, help="denoising steps; must divide the answer's length")
+    steps: int = option(128, low=1, high=MOST, help="denoising steps; must divide the answer's length")
     threshold: float = option(0.9, low=0.0, high=1.0, help="confidence below which a position is carried over")
     scores = ()
 

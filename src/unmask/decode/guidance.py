@@ -14,7 +14,7 @@ from unmask.core.spec import component, option
 class ClassifierFree:
     """logits = un + scale * (cond - un); scale 1 is off. LLaDA's cfg_scale is scale - 1 (arXiv 2502.09992, eq. 16)."""
 
-    scale: float = option(1.0, low=0.0, help="guidance scale s; LLaDA's cfg_scale + 1")
+    scale: float = option(1.0, low=0.0, high=1000.0, help="guidance scale s; LLaDA's cfg_scale + 1")
     lanes = 2
 
     def ids(self, lane: int, canvas: Tensor, fixed: Tensor, mask_id: int) -> Tensor:

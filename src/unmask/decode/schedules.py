@@ -7,7 +7,7 @@ layouts.
 
 from __future__ import annotations
 
-from unmask.core.spec import component, option
+from unmask.core.spec import MOST, component, option
 from unmask.core.types import Block, Sequence
 
 
@@ -35,7 +35,7 @@ def first_open(seq: Sequence) -> tuple[Block, ...]:
 class Blocks:
     """Blocks left to right on a canvas of full length. length: positions per block; the last may be short."""
 
-    length: int = option(32, low=1, help="positions per block")
+    length: int = option(32, low=1, high=MOST, help="positions per block")
 
     def layout(self, seq: Sequence) -> tuple[Block, ...]:
         return cut(seq, self.length)
@@ -65,7 +65,7 @@ class Whole:
 class Growing:
     """Blocks left to right on a canvas that ends with the open block, until EOS. length 1 is autoregressive."""
 
-    length: int = option(32, low=1, help="positions per block")
+    length: int = option(32, low=1, high=MOST, help="positions per block")
 
     def layout(self, seq: Sequence) -> tuple[Block, ...]:
         return cut(seq, self.length)

@@ -11,7 +11,7 @@ from collections.abc import Sequence as Seq
 from torch import Tensor
 
 from unmask.core.protocols import Noise
-from unmask.core.spec import component, option
+from unmask.core.spec import MOST, component, option
 from unmask.core.types import Block, Candidates, Commit, Sequence
 from unmask.decode.select import Pass, commit, holes_of, passes_per_block, quotas, ranked
 
@@ -45,7 +45,7 @@ class LowConfidence:
     (LLaDA).
     """
 
-    steps: int = option(128, low=1, help=STEPS)
+    steps: int = option(128, low=1, high=MOST, help=STEPS)
     all_passes: bool = option(False, help="run every pass, also when nothing is left to commit")
     scores = ()
 
@@ -65,7 +65,7 @@ class LowConfidence:
 class Random:
     """Random positions. steps: passes for the whole answer; all_passes: run also empty ones (LLaDA)."""
 
-    steps: int = option(128, low=1, help=STEPS)
+    steps: int = option(128, low=1, high=MOST, help=STEPS)
     all_passes: bool = option(False, help="run every pass, also when nothing is left to commit")
     scores = ()
 
@@ -86,7 +86,7 @@ class Random:
 class Entropy:
     """Positions of lowest entropy first. steps: passes for the whole answer."""
 
-    steps: int = option(128, low=1, help=STEPS)
+    steps: int = option(128, low=1, high=MOST, help=STEPS)
     scores = ("entropy",)
 
     def init(self, seq: Sequence) -> Pass:
@@ -106,7 +106,7 @@ class Entropy:
 class Margin:
     """Positions of largest top-1 to top-2 margin first. steps: passes for the whole answer."""
 
-    steps: int = option(128, low=1, help=STEPS)
+    steps: int = option(128, low=1, high=MOST, help=STEPS)
     scores = ("margin",)
 
     def init(self, seq: Sequence) -> Pass:

@@ -301,6 +301,8 @@ class Engine:
             raise RunError("a policy wrote to a fixed position")
         remask = commit.kind == REMASK
         mask_id = seq.traits.mask_id
+        if bool(commit.confidence.isnan().any()):
+            raise RunError("the model's scores are not numbers (NaN): damaged weights, or fp16 that overflowed; try bf16")
         if mask_id is not None and not remask and bool((tokens == mask_id).any()):
             raise RunError("the model committed the mask id; use a profile or sampling that excludes it")
         seq.canvas[positions] = mask_id if remask and mask_id is not None else tokens

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
+COLDEST, HOTTEST = 1e-6, 100.0
+"""Bounds of a temperature above 0: beyond them logits overflow, or every token is as likely as every other."""
+STRONGEST = 1000.0
+"""The largest guidance scale."""
+
 
 @dataclass(frozen=True)
 class DecodeOptions:

@@ -14,7 +14,7 @@ from typing import Any
 from unmask.core import catalog, spec
 from unmask.core.errors import ConfigError
 from unmask.core.types import Sampling, Strategy, Traits
-from unmask.engine.options import DecodeOptions
+from unmask.engine.options import COLDEST, HOTTEST, STRONGEST, DecodeOptions
 
 BLOCK, THRESHOLD = 32, 0.9
 
@@ -147,8 +147,8 @@ def _guidance(said: Said) -> Any:
     cfg, scale = said.take("cfg_scale"), said.take("guidance_scale")
     if cfg is not None and scale is not None:
         raise ConfigError("guidance", expected="--cfg-scale or --guidance-scale (= cfg-scale + 1)", got="both")
-    if cfg is not None and not 0 <= cfg < float("inf"):
-        raise ConfigError("cfg-scale", expected=">= 0 (0 is off)", got=str(cfg))
+    if cfg is not None and not 0 <= cfg < STRONGEST:
+        raise ConfigError("cfg-scale", expected=f">= 0 (0 is off) and < {STRONGEST:g}", got=f"{cfg:g}")
     scale = cfg + 1 if cfg is not None else scale
     if scale is None or scale == 1:
         return None
@@ -165,8 +165,10 @@ def _sampling(said: Said, traits: Traits) -> Sampling:
 
 
 def _checked(s: Sampling) -> Sampling:
-    if not 0 <= s.temperature < float("inf"):
-        raise ConfigError("temperature", expected=">= 0", got=str(s.temperature))
+    if s.temperature != 0 and not COLDEST <= s.temperature <= HOTTEST:
+        raise ConfigError(
+            "temperature", expected=f"0, or from {COLDEST:g} to {HOTTEST:g}", got=f"{s.temperature:g}"
+        )
     if s.top_p is not None and not 0 < s.top_p <= 1:
         raise ConfigError("top-p", expected="> 0 and <= 1", got=str(s.top_p))
     if s.top_k is not None and s.top_k < 1:

@@ -105,7 +105,8 @@ def verify_dir(root: str | Path, progress: Callable[[CaseResult, int, int], None
 
 def _folders(root: Path) -> list[Path]:
     if not root.is_dir():
-        raise InputError(f"{root}", expected="a directory with recorded cases", got="no such directory")
+        got = "a file" if root.is_file() else "no such directory"
+        raise InputError(f"{root}", expected="a directory with recorded cases", got=got)
     found = sorted(p.parent for p in root.rglob("cases.json"))
     if not found:
         raise InputError(f"{root}", expected="at least one cases.json below it", got="no case")

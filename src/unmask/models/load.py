@@ -6,6 +6,7 @@ tensors are copied one by one from the memory-mapped files into the fused parame
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -115,8 +116,10 @@ def locate(source: str | Path, revision: str | None = None, hub: Mapping[str, An
     Raises:
         CheckpointError: neither an existing directory nor a hub id, or the hub cannot give it.
     """
+    if not isinstance(source, str | Path) or not str(source).strip():
+        raise CheckpointError("model", expected="a directory or a hub id", got=repr(source)[:80])
     path = Path(source).expanduser()
-    if path.exists() or not isinstance(source, str) or not HUB_ID.fullmatch(source):
+    if os.path.exists(path) or not isinstance(source, str) or not HUB_ID.fullmatch(source):
         if revision is not None:
             raise CheckpointError("revision", expected="a hub id to go with it", got=f"the directory {path}")
         return path
@@ -141,6 +144,8 @@ def _asked(repo: str, revision: str | None, ask: Callable[[Any], Path]) -> Path:
         got = "no such directory, and huggingface_hub is not installed"
         remedy = "pip install huggingface_hub, or give a directory."
         raise CheckpointError(f"model {repo}", expected="a directory or a hub id", got=got, remedy=remedy) from error
+    shown = hub.utils.logging.get_verbosity()
+    hub.utils.logging.set_verbosity_error()  # its retries would bury our one line
     try:
         return ask(hub)
     except (errors.RepositoryNotFoundError, errors.HFValidationError):
@@ -154,6 +159,8 @@ def _asked(repo: str, revision: str | None, ask: Callable[[Any], Path]) -> Path:
         got = OFFLINE
     except (errors.HfHubHTTPError, OSError) as error:
         got = f"the hub's answer: {str(error).splitlines()[0]}"
+    finally:
+        hub.utils.logging.set_verbosity(shown)
     remedy = (
         "Download it where there is a network and give its directory, or leave the model out to use the embedded one."
     )

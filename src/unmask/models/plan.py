@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
@@ -10,14 +11,16 @@ from typing import Any
 
 import torch
 
-from unmask.core.errors import InputError
+from unmask.core.errors import CheckpointError, InputError
 from unmask.models.config import TransformerConfig
 from unmask.models.family import find_family, pieces
-from unmask.models.load import HUB_ID, hub_file, inspect
+from unmask.models.load import HUB_ID, hub_file, inspect, locate
 from unmask.models.shapes import SHAPES, shape_config
 from unmask.models.weights import INDEX, SINGLE, read_config, read_json
 from unmask.ops.placement import pick_device, pick_dtype
 from unmask.ops.score import CHUNK
+
+DEFAULT_LENGTH = 2048
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,7 @@ class MemoryPlan:
 def plan(
     source: str | Path,
     batch: int = 1,
-    length: int = 2048,
+    length: int | None = None,
     dtype: str | torch.dtype = "auto",
     device: str | torch.device = "auto",
     revision: str | None = None,
@@ -77,18 +80,20 @@ def plan(
     """The plan for a directory, a hub id or a named shape.
 
     Args:
-        batch: sequences decoded at once. length: canvas length of each, prompt and answer.
+        batch: sequences decoded at once.
+        length: canvas length of each, prompt and answer; None takes 2048, or the model's context where that is shorter.
         dtype, device: as in `load_model`.
 
     Raises:
         CheckpointError: the checkpoint's config or files are wrong. InputError: numbers out of range.
     """
     for what, value in (("batch", batch), ("length", length)):
-        if value < 1:
+        if value is not None and value < 1:
             raise InputError(what, expected="an integer from 1", got=str(value))
     config, stored_bytes, wide = _facts(source, revision)
     family = find_family(config)
     shape, traits = family.to_transformer(config), family.traits(config)
+    length = min(DEFAULT_LENGTH, traits.max_len) if length is None else length
     if length > traits.max_len:
         remedy = "A longer canvas would leave the trained context."
         raise InputError(
@@ -107,9 +112,11 @@ def plan(
 def _facts(source: str | Path, revision: str | None) -> tuple[dict[str, Any], int | None, bool]:
     """Config, bytes stored, and whether the files are float32."""
     if isinstance(source, str) and source in SHAPES:
+        if revision is not None:
+            raise CheckpointError("revision", expected="a hub id to go with it", got=f"the shape {source}")
         return shape_config(source), None, False
-    path = Path(source).expanduser()
-    if path.is_dir() or not isinstance(source, str) or not HUB_ID.fullmatch(source):
+    if os.path.exists(Path(source).expanduser()) or not isinstance(source, str) or not HUB_ID.fullmatch(source):
+        path = locate(source, revision)
         config = read_config(path)
         if not (path / SINGLE).is_file() and not (path / INDEX).is_file():
             return config, None, _says_float32(config)

@@ -7,6 +7,7 @@ is wrong with it (truncated, damaged header, missing shard, a dtype that is not 
 from __future__ import annotations
 
 import json
+import os
 import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -60,7 +61,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def read_config(directory: Path) -> dict[str, Any]:
     """config.json of a checkpoint directory."""
-    if not directory.exists():
+    if not os.path.exists(directory):  # Path.exists raises for a name longer than the system allows
         raise CheckpointError(f"checkpoint {directory}", expected="a directory", got="nothing there")
     if not directory.is_dir():
         raise CheckpointError(f"checkpoint {directory}", expected="a directory with config.json", got="a file")

@@ -63,11 +63,25 @@ class MaskedNoise:
             t = torch.rand(rows, generator=rng)
         return t.clamp(min=self.t_min)
 
-    def corrupt(self, x0: Tensor, keep: Tensor, rng: torch.Generator) -> tuple[Corrupted, ...]:
-        """x0 [B, T] clean ids, keep [B, T] True where no noise may fall; one view. `rng` is a CPU generator."""
+    def corrupt(
+        self, x0: Tensor, keep: Tensor, rng: torch.Generator, hidden: Tensor | None = None
+    ) -> tuple[Corrupted, ...]:
+        """One view.
+
+        Args:
+            x0: clean ids [B, T]. keep: True where no noise may fall. rng: a CPU generator.
+            hidden: rows with any True here are masked exactly there; their weight is the number of places that may be
+                masked over the number that are.
+        """
         assert self.mask_id is not None
         t = self.levels(x0.shape[0], rng)
         p = ((1.0 - self.eps) * t + self.eps)[:, None].expand(x0.shape)
         masked = (torch.rand(x0.shape, generator=rng) < p).to(x0.device) & ~keep
+        weight = (1.0 / p).to(x0.device)
+        if hidden is not None:
+            given = hidden.any(1, keepdim=True)
+            masked = torch.where(given, hidden & ~keep, masked)
+            ratio = (~keep).sum(1, keepdim=True) / masked.sum(1, keepdim=True).clamp(min=1)
+            weight = torch.where(given, ratio, weight)
         ids = x0.masked_fill(masked, self.mask_id)
-        return (Corrupted(ids, x0, masked, (1.0 / p).to(x0.device), t),)
+        return (Corrupted(ids, x0, masked, weight, t),)

@@ -20,6 +20,8 @@ Prompt = str | Sequence[int] | Sequence[Mapping[str, str]]
 """A text, ids, or chat messages."""
 
 SEED_LIMIT = 1 << 63
+BYTES = (bytes, bytearray, memoryview)
+"""Sequences of integers that are no ids."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ class Ask:
     options: DecodeOptions = field(default_factory=DecodeOptions)
 
     def __post_init__(self) -> None:
+        self._check_types()
         if self.max_tokens is not None:
             whole("max_tokens", self.max_tokens, 1)
         if self.options.gen_length is not None:
@@ -70,6 +73,21 @@ class Ask:
             raise RequestError(
                 "answer length", expected="max_tokens or gen_length", got=f"{self.max_tokens} and {length}"
             )
+
+    def _check_types(self) -> None:
+        """Refuses arguments of a type that would fail, or mean nothing, later on."""
+        words: list[tuple[str, Any, tuple[type, ...], str]] = [
+            ("options", self.options, (DecodeOptions,), "DecodeOptions"),
+            ("profile", getattr(self.options, "profile", ""), (str,), "the name of a profile"),
+            ("chat", self.chat, (bool, NoneType), "True, False or None"),
+            ("system", self.system, (str, NoneType), "a text"),
+            ("stop", self.stop, (str, list, tuple, set), "a text or a list of texts"),
+            ("constraints", self.constraints, (str, Mapping), '"3:apple, 7:pear" or {3: "apple"}'),
+            ("template", self.template, (str, NoneType), "a text with free spans"),
+        ]
+        for name, value, kinds, expected in words:
+            if not isinstance(value, kinds):
+                raise RequestError(name, expected=expected, got=repr(value)[:80])
 
     @property
     def length(self) -> int | None:
@@ -106,10 +124,19 @@ def _check_kinds(options: DecodeOptions) -> None:
     hints = get_type_hints(DecodeOptions)
     for name, value in options.said().items():
         kind = next(k for k in get_args(hints[name]) if k is not NoneType)
-        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-        if not (number if kind is float else type(value) is kind):
+        if not (_is_number(value) if kind is float else type(value) is kind):
             wanted = {float: "a number", int: "an integer", bool: "True or False", str: "text"}[kind]
-            raise ConfigError(name.replace("_", "-"), expected=wanted, got=repr(value))
+            raise ConfigError(name.replace("_", "-"), expected=wanted, got=repr(value)[:80])
+
+
+def _is_number(value: Any) -> bool:
+    """A finite number that a float can hold."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer beyond every float
+        return False
 
 
 def whole(name: str, value: Any, low: int, high: int | None = None) -> int:
@@ -121,9 +148,21 @@ def whole(name: str, value: Any, low: int, high: int | None = None) -> int:
 
 
 def as_prompts(prompts: Prompt | Sequence[Prompt]) -> tuple[list[Prompt], bool]:
-    """Prompts as a list, and whether one was given. A list of texts is many, a list of ids or messages is one."""
-    if isinstance(prompts, str) or (prompts and isinstance(prompts[0], int | Mapping)):
-        return [prompts], True  # type: ignore[list-item]
+    """Prompts as a list, and whether one was given. A list of texts is many, a list of ids or messages is one.
+
+    Raises:
+        RequestError: neither a text nor a list, an empty list, or a list of something else.
+    """
+    form = "a text, ids, chat messages, or a list of them"
+    if isinstance(prompts, str):
+        return [prompts], True
+    if not isinstance(prompts, Sequence) or isinstance(prompts, BYTES):
+        raise RequestError("prompt", expected=form, got=f"{type(prompts).__name__} {str(prompts)[:60]!r}")
     if not prompts:
-        raise RequestError("prompt", expected="a text, ids, chat messages, or a list of them", got="an empty list")
+        raise RequestError("prompt", expected=form, got="an empty list")
+    if isinstance(prompts[0], int | Mapping):
+        return [prompts], True  # type: ignore[list-item]
+    for index, one in enumerate(prompts):
+        if not isinstance(one, Sequence) or isinstance(one, BYTES):
+            raise RequestError(f"prompt {index}", expected=form, got=f"{type(one).__name__} {str(one)[:60]!r}")
     return list(prompts), False  # type: ignore[arg-type]

@@ -54,9 +54,12 @@ class ChatSession:
 
     def stream(self, text: str, **given: Any) -> Iterator[Event]:
         """Events of one turn; afterwards `last` is its answer. Input is checked before the first event."""
-        if not text.strip():
-            raise RequestError("message", expected="a text", got="an empty one")
-        ask = replace(Ask.of(given), samples=1)
+        if not isinstance(text, str) or not text.strip():
+            raise RequestError("message", expected="a text", got=repr(text)[:80] if text else "an empty one")
+        ask = Ask.of(given)
+        if ask.samples != 1 or ask.chat is False:
+            got = "chat=False" if ask.chat is False else f"samples={ask.samples}"
+            raise RequestError("message", expected="one answer, written by the chat template", got=got)
         prepared = prepare_one(self.model, *self._prompt(text, ask), f"turn-{len(self.messages) // 2}")
         return self._turn(text, prepared)
 

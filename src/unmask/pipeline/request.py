@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from unmask.core import types
 from unmask.core.errors import RequestError
 from unmask.core.types import Request, Strategy
 from unmask.models.recommend import DEFAULT_TOKENS
@@ -75,7 +76,18 @@ def prepare_one(model: Model, prompt: Prompt, ask: Ask, id: str) -> Prepared:
         stop=stops,
         seed=ask.seed,
     )
+    _check_fit(request, model)
     return Prepared(request, settings, stops)
+
+
+def _check_fit(request: Request, model: Model) -> None:
+    """Lets the strategy refuse this model now (a cache that needs causal attention), not once decoding has begun."""
+    strategy, fixed = request.strategy, request.fixed
+    seq = types.Sequence(request, model.traits, request.canvas.clone(), fixed, fixed.clone())
+    seq.open_holes = int((~fixed).sum())
+    seq.blocks = strategy.schedule.layout(seq)
+    strategy.policy.init(seq)
+    strategy.cache.init(seq)
 
 
 def _demoting_turn_ends(strategy: Strategy, model: Model) -> Strategy:

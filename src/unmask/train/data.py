@@ -67,12 +67,17 @@ class _Bound:
 
 @dataclass(frozen=True)
 class Stage:
-    """From step `start` on, items are drawn by the weights of `mix`; None keeps the data's own share and tail."""
+    """From step `start` on, items are drawn by the weights of `mix`; None keeps the data's own share and tail.
+
+    `cut_share` of the rows are masked from a cut to the end and nowhere else, as decoding from left to right leaves
+    them.
+    """
 
     start: int
     mix: Mapping[str, float]
     gen_share: float | None = None
     short_tail: int | None = None
+    cut_share: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -87,6 +92,7 @@ class GeneratorData:
             the
             rows, and by 0 to `short_tail` EOS in the others: so every generation length is in distribution.
         whole_share: rows whose prompt may be masked too (infilling).
+        cut_after: where a cut (see `Stage`) falls: behind one of these tokens, or anywhere in an answer without one.
         history_share, system_share: rows with one earlier turn, rows with a system prompt out of `systems`.
     """
 
@@ -100,6 +106,7 @@ class GeneratorData:
     whole_share: float = 0.0
     history_share: float = 0.0
     system_share: float = 0.0
+    cut_after: tuple[str, ...] = ()
     systems: tuple[str, ...] = ("You are a helpful assistant.",)
 
     def __post_init__(self) -> None:
@@ -157,7 +164,17 @@ class GeneratorStream(_Bound):
         prompt += _turn(codec, item.prompt)
         answer = [*codec.encode(item.answer), eos]
         tail = self._tail(len(answer), rng, stage)
-        return Row((*prompt, *answer, *([eos] * tail)), len(prompt), tail, rng.random() < cfg.whole_share)
+        whole = rng.random() < cfg.whole_share
+        cut = self._cut(answer, rng) if stage.cut_share and rng.random() < stage.cut_share else None
+        whole = whole and cut is None
+        ids = (*prompt, *answer, *([eos] * tail))
+        return Row(ids, len(prompt), tail, whole, None if cut is None else len(prompt) + cut)
+
+    def _cut(self, answer: list[int], rng: random.Random) -> int:
+        """A place in the answer: behind a token of `cut_after`, else anywhere."""
+        ids = {i for token in self.cfg.cut_after for i in self.codec.encode(token)}
+        places = [at + 1 for at, token in enumerate(answer[:-1]) if token in ids]
+        return rng.choice(places or range(len(answer)))
 
     def _tail(self, length: int, rng: random.Random, stage: Stage) -> int:
         assert stage.gen_share is not None

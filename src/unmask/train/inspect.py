@@ -30,7 +30,7 @@ def inspect_data(trainer: Trainer, skip: int = 0) -> Iterator[list[tuple[str, Ki
         trainer.stream.next()
     while True:
         batch = trainer.stream.next()
-        (view,) = trainer.objective.noise.corrupt(batch.ids, ~_scored(trainer, batch), trainer.rng)
+        (view,) = trainer.objective.noise.corrupt(batch.ids, ~_scored(trainer, batch), trainer.rng, batch.hidden)
         for row in range(batch.ids.shape[0]):
             yield _sample(trainer, batch, view.masked, row)
 

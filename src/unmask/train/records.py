@@ -167,6 +167,12 @@ class Shuffled:
                 return self._loaded[self.at - 1]
             self._advance(len(self._loaded))
 
+    def once(self) -> Iterator[Record]:
+        """What is left of the current epoch, each record once. The stream stands in the next epoch afterwards."""
+        epoch = self.epoch
+        while (record := self.next()) is not None and self.epoch == epoch:
+            yield record
+
     def _load(self) -> list[Record]:
         order = list(range(self.source.shards()))
         random.Random(f"{self.seed}/{self.epoch}").shuffle(order)

@@ -89,7 +89,7 @@ class LladaSft:
 
     def __call__(self, net: Net, batch: Batch, rng: torch.Generator) -> Loss:
         batch, scored = batch if self.eos_padding else batch.without_tail(), self.scored(batch)
-        (view,) = self.noise.corrupt(batch.ids, ~scored, rng)
+        (view,) = self.noise.corrupt(batch.ids, ~scored, rng, batch.hidden)
         ce = net.losses(net.hidden(view.ids, batch.real, view.masked), view.target[view.masked])
         total = (ce * self._weights(batch, scored, view.weight)[view.masked]).sum()
         return Loss(total, _metrics(total, ce, view.masked & ~batch.tail, view.masked))
