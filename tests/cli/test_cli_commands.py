@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from conftest import Run
 
 from unmask import __version__
 from unmask.cli.main import COMMANDS
+from unmask.cli.output import for_terminal, one_line, print_json
 from unmask.core import catalog
 from unmask.evals import verify as checks
 
@@ -72,6 +74,18 @@ def test_ls_of_one_kind_looks_inside(cli: Run) -> None:
     assert {"attention", "score"} <= {row["name"] for row in cli("ls", "ops", "--json").json}
 
 
+def test_json_stays_lossless_on_a_stream_of_another_encoding(monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(raw, encoding="cp1252", errors="replace", write_through=True))
+    print_json({"text": "日本 é"})
+    assert json.loads(raw.getvalue()) == {"text": "日本 é"}
+
+
+def test_a_terminal_is_not_steered_by_text() -> None:
+    assert for_terminal("a\x1b[31mb\n\tc\x07") == "a\ufffd[31mb\n\tc\ufffd"
+    assert one_line("a\nb\r\x1b[0m é") == "a b\\r\\x1b[0m é"
+
+
 def test_env_names_versions_and_device(cli: Run) -> None:
     found = cli("env", "--json").json
     assert found["unmask"] == __version__
@@ -84,6 +98,7 @@ def test_plan_adds_up(cli: Run, llada: Path) -> None:
     found = cli("plan", "llada-mid", "--batch", 2, "--length", 256, "--json").json
     assert found["total_bytes"] == sum(part["bytes"] for part in found["parts"])
     assert "total" in cli("plan", llada, "--length", 64).out
+    assert 0 < cli("plan", llada, "--json").json["length"] <= 2048  # a short context cuts the default
 
 
 def test_convert_writes_a_checkpoint_that_generates(cli: Run, llada: Path, tmp_path: Path) -> None:
@@ -100,7 +115,11 @@ def test_tokenizer_train(cli: Run, tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text("one two three two one\n" * 20)
     ran = cli("tokenizer", "train", tmp_path / "text.txt", "--out", tmp_path / "tok", "--vocab-size", 300)
     assert ran.code == 0, ran.err
-    assert (tmp_path / "tok" / "tokenizer.json").is_file()
+    before = (tmp_path / "tok" / "tokenizer.json").read_bytes()
+    again = cli("tokenizer", "train", tmp_path / "text.txt", "--out", tmp_path / "tok")
+    assert again.code == 2
+    assert "a folder without a tokenizer" in again.err
+    assert (tmp_path / "tok" / "tokenizer.json").read_bytes() == before
 
 
 # ---- verify: the printing and the exit codes; the comparing is tested with the fixtures ----------------------------
@@ -168,6 +187,22 @@ def test_train_runs_refuses_to_overwrite_and_resumes(cli: Run, recipe: Path, tmp
     assert more.code == 0, more.err
     assert "from step 2" in more.err
     assert more.json["step"] == 3
+
+
+def test_a_run_refused_while_it_is_set_up_leaves_no_folder(cli: Run, recipe: Path, tmp_path: Path) -> None:
+    for wrong in ("model.vocab_size=10", "tokenizer.path=missing", "model={path: missing}"):
+        ran = cli("train", recipe, wrong, "--out", tmp_path / "deep" / "run")
+        assert ran.code == 2, ran
+        assert not (tmp_path / "deep").exists()
+
+
+def test_a_row_longer_than_the_context_is_refused(cli: Run, recipe: Path, tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text("one two three two one\n" * 200)
+    data = f"data={{kind: text, length: 200, source: {{kind: files, paths: [{(tmp_path / 'text.txt').as_posix()}]}}}}"
+    ran = cli("train", recipe, data, "objective={kind: llada-pretrain}", "--out", tmp_path / "run")
+    assert ran.code == 2
+    assert "at most 128" in ran.err
+    assert not (tmp_path / "run").exists()
 
 
 def test_data_inspect_shows_what_the_loss_sees(cli: Run, recipe: Path) -> None:

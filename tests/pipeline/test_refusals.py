@@ -4,7 +4,7 @@ import pytest
 from tiny_checkpoints import MAX_LEN
 
 import unmask
-from unmask.core.errors import ConfigError, RequestError, SpecError
+from unmask.core.errors import CheckpointError, ConfigError, RequestError, SpecError
 
 BAD = [
     ("", {}, RequestError, "empty prompt"),
@@ -50,6 +50,28 @@ BAD = [
     ("x", {"schedule": "blocks(0)"}, SpecError, ">= 1"),
     ("x", {"profile": "lada"}, SpecError, "profile"),
     ("x", {"profile": "llada", "gen_length": 16, "threshold": 0.5}, ConfigError, "threshold"),
+    (None, {}, RequestError, "a list of them"),
+    (5, {}, RequestError, "a list of them"),
+    (b"abc", {}, RequestError, "bytes"),
+    ({"role": "user", "content": "x"}, {}, RequestError, "a list of them"),
+    ([None], {}, RequestError, "prompt 0"),
+    ([1.5], {}, RequestError, "prompt 0"),
+    ("x", {"stop": 5}, RequestError, "stop"),
+    ("x", {"stop": None}, RequestError, "stop"),
+    ("x", {"constraints": ["a"]}, RequestError, "constraints"),
+    ("x", {"template": 5}, RequestError, "template"),
+    ("x", {"chat": "no"}, RequestError, "True, False or None"),
+    ("x", {"options": None}, RequestError, "DecodeOptions"),
+    ("x", {"profile": 5}, RequestError, "profile"),
+    ("x", {"temperature": 10**400}, ConfigError, "a number"),
+    ("x", {"temperature": 1e-300}, ConfigError, "from 1e-06 to 100"),
+    ("x", {"temperature": 1e300}, ConfigError, "from 1e-06 to 100"),
+    ("x", {"cfg_scale": 1e30}, ConfigError, "cfg-scale"),
+    ("x", {"guidance_scale": 1e30}, SpecError, "<= 1000"),
+    ("x", {"steps": 10**30}, SpecError, "<= 1.04858e"),
+    ("x", {"policy": "random(steps=99999999999)"}, SpecError, "steps"),
+    ("x", {"block_length": 10**30}, SpecError, "length"),
+    ("x", {"cache": "block"}, RequestError, "causal"),
 ]
 
 
@@ -59,6 +81,25 @@ def test_refused(tiny, prompt, given, kind, says):
         tiny.stream(prompt, **given)
     assert "\n" not in str(caught.value)
     assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize("source", ["", "  ", 5, "a" * 5000])
+def test_no_model_of_that_name(source):
+    with pytest.raises(CheckpointError):
+        unmask.load(source)
+
+
+@pytest.mark.parametrize("given", [{"samples": 2}, {"chat": False}])
+def test_a_chat_gives_one_templated_answer(tiny, given):
+    with pytest.raises(RequestError, match="one answer"):
+        unmask.ChatSession(tiny).ask("x", max_tokens=4, **given)
+
+
+def test_scores_that_are_no_numbers_fail_the_run(tiny_dirs):
+    model = unmask.load(tiny_dirs["llada"], dtype="fp32", device="cpu")
+    model.denoiser.head.weight.data.fill_(float("nan"))
+    with pytest.raises(unmask.RunError, match="NaN"):
+        model.generate("x", max_tokens=4)
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ import pytest
 from settled import PIECES, piece, run
 
 from unmask.core.errors import RecordingError
-from unmask.core.events import Failed, fold, tee
-from unmask.sinks.recorder import Recorder, read
+from unmask.core.events import Event, Failed, fold, tee
+from unmask.sinks.recorder import Answer, Recorder, read
 
 
 @pytest.fixture
@@ -29,6 +29,32 @@ def test_a_recording_reads_back_as_the_run(path: Path) -> None:
     assert found.header == {"format": "unmask-recording", "version": 1, "seed": 3}
     assert found.pieces == PIECES
     assert fold(found.events) == fold(run())
+
+
+def test_answers_are_kept_as_they_were_printed(tmp_path: Path) -> None:
+    target = tmp_path / "run.jsonl"
+    first = next(iter(fold(run())))
+    for _ in tee(run(), Recorder(target, {}, piece, lambda: {first: Answer("日本", 2)})):
+        pass
+    assert read(target).answers == {first: Answer("日本", 2)}
+    for wrong in ('"completion_tokens":-1', '"completion_tokens":"2"', '"tokens":2'):
+        target.write_text(target.read_text().replace('"completion_tokens":2', wrong))
+        with pytest.raises(RecordingError, match="a valid event"):
+            read(target)
+        target.write_text(target.read_text().replace(wrong, '"completion_tokens":2'))
+
+
+def test_a_sink_that_fails_to_close_does_not_keep_the_others_open(tmp_path: Path) -> None:
+    class Broken:
+        def __call__(self, event: Event) -> None: ...
+
+        def close(self) -> None:
+            raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):
+        for _ in tee(run(), Broken(), Recorder(tmp_path / "run.jsonl", {}, piece)):
+            pass
+    assert [p.name for p in tmp_path.iterdir()] == ["run.jsonl"]
 
 
 def test_pieces_come_before_their_first_use(path: Path) -> None:

@@ -52,6 +52,12 @@ def test_a_restored_stream_goes_on_exactly(kind, shards, codec):
         assert a.scored.tolist() == b.scored.tolist()
 
 
+@pytest.mark.parametrize(("kind", "count"), [("packed", 60), ("pairs", 120)])
+def test_the_tokenizer_sees_local_texts_once(kind, count, shards):
+    texts = list(KINDS[kind](shards).open(seed=3).texts())
+    assert len(texts) == count
+
+
 def test_every_record_comes_once_per_epoch_and_orders_differ(shards):
     records = Shuffled(shards.open(), seed=0, window=8)
     epochs = [[records.next()["text"] for _ in range(60)] for _ in range(3)]

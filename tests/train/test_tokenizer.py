@@ -78,3 +78,19 @@ def test_bad_files_are_refused_and_nothing_is_written(tmp_path, content, words):
 def test_a_vocabulary_below_the_bytes_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="261"):
         train_tokenizer(["a"], 260, tmp_path)
+
+
+def test_a_full_disk_leaves_no_half_tokenizer(tmp_path, monkeypatch):
+    written = []
+
+    def full(path, text):
+        if written:
+            raise OSError(28, "No space left on device")
+        written.append(path)
+        path.write_text(text)
+
+    monkeypatch.setattr("unmask.train.tokenizer.write_text", full)
+    with pytest.raises(OSError, match="No space"):
+        train_tokenizer(["some text"], 261, tmp_path / "new")
+    assert written
+    assert list(tmp_path.iterdir()) == []

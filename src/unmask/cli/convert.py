@@ -41,6 +41,10 @@ def main(argv: Sequence[str]) -> int:
     if out == args.file:
         raise InputError("convert", expected="--out DIR", got="a file without a suffix")
 
+    if Path(out).is_dir() and any(Path(out).iterdir()):
+        remedy = "Name another folder, or empty this one first."
+        raise InputError(f"--out {out}", expected="a new or empty folder", got="one with files", remedy=remedy)
+
     import torch
 
     from unmask.models.convert import convert_pickle

@@ -52,7 +52,7 @@ def inspect(argv: Sequence[str]) -> int:
     from unmask.train.recipe import load_recipe
     from unmask.train.trainer import Trainer
 
-    extra = [f"tokenizer.path={args.tokenizer}"] if args.tokenizer else []
+    extra = [f"tokenizer.path={args.tokenizer}"] if args.tokenizer is not None else []
     recipe = load_recipe(args.recipe, [*args.overrides, *extra])
     with tempfile.TemporaryDirectory() as scratch:  # nothing of the run is kept
         samples = list(islice(inspect_data(Trainer(recipe, scratch), args.batch), args.rows))

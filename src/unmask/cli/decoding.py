@@ -137,7 +137,11 @@ def _add_strategy(parser: Parser) -> None:
         help="classifier-free guidance as LLaDA counts it, 0 is off (default: 0)",
     )
     parser.option(
-        g, "--guidance-scale", type=number(0, STRONGEST), metavar="S", help="the same as a factor, 1 is off: cfg-scale + 1"
+        g,
+        "--guidance-scale",
+        type=number(0, STRONGEST),
+        metavar="S",
+        help="the same as a factor, 1 is off: cfg-scale + 1",
     )
 
 

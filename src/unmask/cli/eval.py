@@ -43,7 +43,7 @@ def synthetic(argv: Sequence[str]) -> int:
         "--grid", action="store_true", help="one token per step, thresholds and factors, times the caches"
     )
     parser.add_argument("--crowd", type=integer(1), default=32, help="answers decoded at the same time (default: 32)")
-    parser.add_argument("--threads", type=integer(1), help="CPU threads (default: torch's)")
+    parser.add_argument("--threads", type=integer(1, 1024), help="CPU threads (default: torch's)")
     parser.add_argument("--dtype", default="auto", choices=("auto", "bf16", "fp16", "fp32"), help="default: auto")
     parser.add_argument("--json", action="store_true", help="a JSON list on stdout")
     return _run(parser.parse(argv))
@@ -56,17 +56,18 @@ def _run(args: argparse.Namespace) -> int:
     from unmask.evals.synthetic_eval import GRID, ONE_PER_STEP, evaluate
     from unmask.pipeline import load
 
-    if args.grid and (args.policy or args.cache):
+    if args.grid and (args.policy is not None or args.cache is not None):
         raise ConfigError("--grid", expected="to stand alone", got="--policy or --cache beside it")
     if args.threads is not None:
         torch.set_num_threads(args.threads)
-    one = {"policy": args.policy} if args.policy else ONE_PER_STEP
-    label = f"{args.policy or '1 token/step'}, {args.cache or 'none'}"
-    strategies = GRID if args.grid else {label: {**one, "cache": args.cache or "none"}}
+    one = {"policy": args.policy} if args.policy is not None else ONE_PER_STEP
+    cache = "none" if args.cache is None else args.cache
+    label = f"{args.policy or '1 token/step'}, {cache}"
+    strategies = GRID if args.grid else {label: {**one, "cache": cache}}
     if args.block_length is not None:
         strategies = {k: {**v, "schedule": f"blocks({args.block_length})"} for k, v in strategies.items()}
     model = load(args.model, slots=args.crowd, dtype=args.dtype)
-    tasks = [t.strip() for t in args.tasks.split(",")] if args.tasks else None
+    tasks = [t.strip() for t in args.tasks.split(",")] if args.tasks is not None else None
     scores = []
     for score in evaluate(model, tasks, args.count, strategies):
         scores.append(score)

@@ -32,7 +32,7 @@ EXAMPLES = """\
   unmask generate --model ./LLaDA-8B-Instruct --cache dual --threshold 0.9 "Why is the sky blue?"
   unmask generate --model ./Dream-7B --steps 64 --temperature 0.2 --top-p 0.95 --prompt-file question.txt
   unmask generate "Write a line." --constraint "3:apple, 7:pear"     words at fixed places of the answer
-  unmask generate --infill "Lily had [[4]] and gave [[6]] away."     free tokens between fixed words
+  unmask generate --infill "Lily had[[4]] and gave[[6]] away."       free tokens between fixed words
   unmask generate "Reverse: a b c" --record run.jsonl --svg run.svg  keep the run, and a picture of it"""
 
 
@@ -150,12 +150,19 @@ def _run(
     """Decodes, feeds every sink, prints."""
     from unmask.cli.session import drawing, header, piece_of, watched
     from unmask.sinks.metrics import Metrics
-    from unmask.sinks.recorder import Recorder
+    from unmask.sinks.recorder import Answer, Recorder
 
     metrics, collect, kept = Metrics(), model.collector(prepared), list[Event]()
     sinks: list[Sink] = [metrics, *drawing(args, model)]
     if args.record is not None:
-        sinks.append(Recorder(args.record, header(args, model, prepared), piece_of(model)))
+        sinks.append(
+            Recorder(
+                args.record,
+                header(args, model, prepared),
+                piece_of(model),
+                lambda: {i: Answer(a.text, a.completion_tokens) for i, a in collect.generations.items()},
+            )
+        )
     with watched(model.events(prepared), sinks) as events:
         for event in events:
             collect(event)

@@ -39,7 +39,7 @@ def one_line(text: str) -> str:
 
 def for_terminal(text: str) -> str:
     """What may be shown on a terminal: a model's control signs could move the cursor or change colours."""
-    return "".join(c if c in "\n\t" or not unicodedata.category(c) == "Cc" else "\ufffd" for c in text)
+    return "".join(c if c in "\n\t" or unicodedata.category(c) != "Cc" else "\ufffd" for c in text)
 
 
 def print_text(text: str, end: str = "\n") -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -32,9 +33,7 @@ def main(argv: Sequence[str]) -> int:
     parser = Parser("unmask replay", "Show a recorded run again, without a model.", EXAMPLES)
     parser.add_argument("file", metavar="FILE", help="a recording made with --record")
     parser.add_argument("--show", action="store_true", help="draw the canvas (the default without --json and --svg)")
-    parser.option(
-        parser, "--speed", type=number(above=0), metavar="X", help="times the recorded speed (default: 1)"
-    )
+    parser.option(parser, "--speed", type=number(above=0), metavar="X", help="times the recorded speed (default: 1)")
     parser.option(parser, "--request", metavar="ID", help="only this request (default: all; of a picture the first)")
     parser.add_argument("--json", action="store_true", help="the finished texts and counts as JSON")
     parser.add_argument("--svg", metavar="FILE", help="write a picture of the canvas settling")
@@ -81,7 +80,9 @@ def _chosen(recording: Recording, request: str | None) -> Recording:
         return recording
     if request not in known:
         raise InputError(f"--request {request}", expected=f"one of: {', '.join(known)}", got=request)
-    return Recording(recording.header, tuple(e for e in recording.events if e.id == request), recording.pieces)
+    events = tuple(e for e in recording.events if e.id == request)
+    answers = {i: a for i, a in recording.answers.items() if i == request}
+    return Recording(recording.header, events, recording.pieces, answers)
 
 
 def picture(events: Sequence[Event], piece: Callable[[int], str], style: str, title: str = "") -> str:
@@ -102,7 +103,11 @@ def _show(args: argparse.Namespace, recording: Recording) -> None:
     for _ in tee(events, metrics, canvas):
         pass
     ids = list(fold(recording.events))
-    print(metrics.of(ids[0]) if len(ids) == 1 else metrics.total())
+    counts = metrics.of(ids[0]) if len(ids) == 1 else metrics.total()
+    if recording.answers:
+        tokens = sum(a.completion_tokens for a in recording.answers.values())
+        counts = dataclasses.replace(counts, tokens=tokens)
+    print(counts)
 
 
 def _paced(events: Sequence[Event], speed: float, wait: Callable[[float], None] = time.sleep) -> Iterator[Event]:
@@ -117,16 +122,20 @@ def _as_json(recording: Recording) -> dict[str, Any]:
     metrics = Metrics()
     for event in recording.events:
         metrics(event)
-    runs = [_run(i, c, recording.pieces, metrics) for i, c in fold(recording.events).items()]
+    runs = [_run(i, c, recording, metrics) for i, c in fold(recording.events).items()]
     return {"header": recording.header, "runs": runs}
 
 
-def _run(request: str, canvas: Canvas, pieces: dict[int, str], metrics: Metrics) -> dict[str, Any]:
-    answer = [i for i in canvas.ids[canvas.prompt_len : canvas.end] if i >= 0]
-    counts = metrics.of(request)
+def _run(request: str, canvas: Canvas, recording: Recording, metrics: Metrics) -> dict[str, Any]:
+    """The answer as it was printed; where a recording does not say, its pieces joined."""
+    counts, answer = metrics.of(request), recording.answers.get(request)
+    if answer is None:
+        text = "".join(recording.pieces[i] for i in canvas.ids[canvas.prompt_len : canvas.end] if i >= 0)
+    else:
+        text, counts = answer.text, dataclasses.replace(counts, tokens=answer.completion_tokens)
     return {
         "id": request,
-        "text": "".join(pieces[i] for i in answer),
+        "text": text,
         "finish_reason": canvas.reason,
         "error": canvas.error,
         "nfe": canvas.nfe,

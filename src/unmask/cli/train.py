@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,8 +49,10 @@ def main(argv: Sequence[str]) -> int:
     _check_folder(out, args.resume)
     from unmask.train.trainer import Trainer
 
+    with _unmade(out):
+        trainer = Trainer(recipe, out)
     try:
-        return _watch(Trainer(recipe, out).fit(), args)
+        return _watch(trainer.fit(), args)
     except KeyboardInterrupt:
         Notices(args.quiet).say(f"stopped; the last checkpoint is whole. Go on with --out {out} --resume")
         raise
@@ -82,6 +86,18 @@ def _check_folder(out: Path, resume: bool) -> None:
             got="none",
             remedy="Leave --resume out to start it.",
         )
+
+
+@contextmanager
+def _unmade(out: Path) -> Iterator[None]:
+    """A run that is refused while it is set up leaves no folder that was not there."""
+    new = [p for p in (out, *out.parents) if not p.exists()]
+    try:
+        yield
+    except BaseException:
+        if new:
+            shutil.rmtree(new[-1], ignore_errors=True)
+        raise
 
 
 def _watch(events: Iterator[TrainEvent], args: argparse.Namespace) -> int:

@@ -302,12 +302,14 @@ class Engine:
         remask = commit.kind == REMASK
         mask_id = seq.traits.mask_id
         if bool(commit.confidence.isnan().any()):
-            raise RunError("the model's scores are not numbers (NaN): damaged weights, or fp16 that overflowed; try bf16")
+            raise RunError(
+                "the model's scores are not numbers (NaN): damaged weights, or fp16 that overflowed; try bf16"
+            )
         if mask_id is not None and not remask and bool((tokens == mask_id).any()):
             raise RunError("the model committed the mask id; use a profile or sampling that excludes it")
         seq.canvas[positions] = mask_id if remask and mask_id is not None else tokens
         seq.decided[positions] = not remask
-        seq.open_holes = int((~seq.decided).sum())
+        seq.open_holes = seq.length - int(seq.decided.count_nonzero())
         values = zip(positions.tolist(), tokens.tolist(), commit.confidence.tolist(), strict=True)
         return tuple((p, t, float(c), commit.kind) for p, t, c in values)
 

@@ -166,9 +166,7 @@ def _sampling(said: Said, traits: Traits) -> Sampling:
 
 def _checked(s: Sampling) -> Sampling:
     if s.temperature != 0 and not COLDEST <= s.temperature <= HOTTEST:
-        raise ConfigError(
-            "temperature", expected=f"0, or from {COLDEST:g} to {HOTTEST:g}", got=f"{s.temperature:g}"
-        )
+        raise ConfigError("temperature", expected=f"0, or from {COLDEST:g} to {HOTTEST:g}", got=f"{s.temperature:g}")
     if s.top_p is not None and not 0 < s.top_p <= 1:
         raise ConfigError("top-p", expected="> 0 and <= 1", got=str(s.top_p))
     if s.top_k is not None and s.top_k < 1:

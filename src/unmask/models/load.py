@@ -6,6 +6,7 @@ tensors are copied one by one from the memory-mapped files into the fused parame
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -144,8 +145,9 @@ def _asked(repo: str, revision: str | None, ask: Callable[[Any], Path]) -> Path:
         got = "no such directory, and huggingface_hub is not installed"
         remedy = "pip install huggingface_hub, or give a directory."
         raise CheckpointError(f"model {repo}", expected="a directory or a hub id", got=got, remedy=remedy) from error
-    shown = hub.utils.logging.get_verbosity()
-    hub.utils.logging.set_verbosity_error()  # its retries would bury our one line
+    log = logging.getLogger("huggingface_hub")
+    shown = log.level
+    log.setLevel(logging.ERROR)  # its retries would bury our one line
     try:
         return ask(hub)
     except (errors.RepositoryNotFoundError, errors.HFValidationError):
@@ -160,7 +162,7 @@ def _asked(repo: str, revision: str | None, ask: Callable[[Any], Path]) -> Path:
     except (errors.HfHubHTTPError, OSError) as error:
         got = f"the hub's answer: {str(error).splitlines()[0]}"
     finally:
-        hub.utils.logging.set_verbosity(shown)
+        log.setLevel(shown)
     remedy = (
         "Download it where there is a network and give its directory, or leave the model out to use the embedded one."
     )

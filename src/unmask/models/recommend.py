@@ -57,19 +57,24 @@ def read_own(directory: Path) -> dict[str, Any]:
     path = directory / FILE
     if not path.is_file():
         return {}
-    table = read_json(path).get("recommended", {})
-    if not isinstance(table, dict):
-        raise CheckpointError(f"{path}: recommended", expected="an object", got=type(table).__name__)
+    return check_own(read_json(path).get("recommended", {}), f"{path}: recommended")
+
+
+def check_own(table: Any, where: str) -> dict[str, Any]:
+    """The checked values of a "recommended" table.
+
+    Raises:
+        CheckpointError: unknown fields, specs or wrong types; `where` says whose they are.
+    """
+    if not isinstance(table, Mapping):
+        raise CheckpointError(where, expected="an object", got=type(table).__name__)
     unknown = sorted(set(table) - OWN_FIELDS)
     if unknown:
-        raise CheckpointError(
-            f"{path}: recommended", expected=f"keys of: {', '.join(sorted(OWN_FIELDS))}", got=", ".join(unknown)
-        )
-    return {key: _checked(path, key, value) for key, value in table.items()}
+        raise CheckpointError(where, expected=f"keys of: {', '.join(sorted(OWN_FIELDS))}", got=", ".join(unknown))
+    return {key: _checked(f"{where}.{key}", key, value) for key, value in table.items()}
 
 
-def _checked(path: Path, key: str, value: Any) -> Any:
-    what = f"{path}: recommended.{key}"
+def _checked(what: str, key: str, value: Any) -> Any:
     if key in {"gen_length", "steps", "block_length"}:
         if type(value) is not int or value < 1:
             raise CheckpointError(what, expected="an integer from 1", got=repr(value))

@@ -54,11 +54,12 @@ def load(symbol: str, arguments: Sequence[Any], agrees: Callable[[Callable[..., 
 
 def fits(*tensors: Tensor) -> bool:
     """Whether these may go to a compiled kernel: bfloat16 on the CPU, and nothing that autograd or a tracer follows."""
-    return (
-        all(t.dtype is torch.bfloat16 and t.device.type == "cpu" for t in tensors)
-        and not torch.is_grad_enabled()
-        and not torch.compiler.is_compiling()
-    )
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return False
+    for t in tensors:  # noqa: SIM110 - a plain loop: this runs some hundred times per forward
+        if t.dtype is not torch.bfloat16 or not t.is_cpu:
+            return False
+    return True
 
 
 @cache

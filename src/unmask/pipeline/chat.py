@@ -54,8 +54,10 @@ class ChatSession:
 
     def stream(self, text: str, **given: Any) -> Iterator[Event]:
         """Events of one turn; afterwards `last` is its answer. Input is checked before the first event."""
-        if not isinstance(text, str) or not text.strip():
-            raise RequestError("message", expected="a text", got=repr(text)[:80] if text else "an empty one")
+        if not isinstance(text, str):
+            raise RequestError("message", expected="a text", got=repr(text)[:80])
+        if not text.strip():
+            raise RequestError("message", expected="a text", got="an empty one")
         ask = Ask.of(given)
         if ask.samples != 1 or ask.chat is False:
             got = "chat=False" if ask.chat is False else f"samples={ask.samples}"

@@ -1,15 +1,16 @@
 """Recordings: a run as JSON lines, replayed without a model and without a tokenizer.
 
 Line 1 is the header (format, version, and what the caller adds: config, versions, seed). Then events, each preceded
-by `{"piece": {id: text}}` for ids not seen before. The last line `{"end": lines}` tells a whole recording from a cut
-one.
+by `{"piece": {id: text}}` for ids not seen before, then `{"answers": {id: ...}}` with the text as the run printed it
+(pieces alone cannot say it: characters of several tokens, stop strings). The last line `{"end": lines}` tells a whole
+recording from a cut one.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,22 @@ FORMAT, VERSION = "unmask-recording", 1
 
 
 @dataclass(frozen=True)
+class Answer:
+    """What a reader saw of one request: its text, and the tokens that the model wrote in it."""
+
+    text: str
+    completion_tokens: int
+
+
+@dataclass(frozen=True)
 class Recording:
-    """A read recording: its header, its events in order, and the text of every token id in them."""
+    """A read recording: its header, its events in order, the text of every token id in them, and the answers as they
+    were printed, by request (none in a recording whose maker gave none)."""
 
     header: dict[str, Any]
     events: tuple[Event, ...]
     pieces: dict[int, str]
+    answers: dict[str, Answer] = field(default_factory=dict)
 
 
 class Recorder:
@@ -38,9 +49,17 @@ class Recorder:
         path: the JSONL file.
         header: what produced the run: resolved config, versions, seed; JSON values.
         piece: the text of one token id.
+        answers: asked at the end for the answers by request id.
     """
 
-    def __init__(self, path: str | Path, header: Mapping[str, Any], piece: Piece) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        header: Mapping[str, Any],
+        piece: Piece,
+        answers: Callable[[], Mapping[str, Answer]] = dict,
+    ) -> None:
+        self._answers = answers
         self._piece, self._known, self._running, self._lines = piece, set[int](), set[str](), 0
         self._begun = False
         self._file: WholeFile | None = WholeFile(path)
@@ -65,6 +84,9 @@ class Recorder:
         if self._running or not self._begun:
             self.discard()
             return
+        answers = {request: asdict(answer) for request, answer in self._answers().items()}
+        if answers:
+            self._put({"answers": answers})
         self._put({"end": self._lines})
         file, self._file = self._file, None
         file.commit()
@@ -148,17 +170,20 @@ def _collect(header: dict[str, Any], rows: list[dict[str, Any]], path: str | Pat
     events: list[Event] = []
     pieces: dict[int, str] = {}
     lengths: dict[str, int] = {}
+    answers: dict[str, Answer] = {}
     for number, row in enumerate(rows, 2):
         try:
             if "piece" in row:
                 pieces.update(_pieces(row["piece"]))
+            elif "answers" in row:
+                answers.update(_read_answers(row["answers"], lengths))
             else:
                 event = from_dict(row)
                 _check(event, lengths, pieces)
                 events.append(event)
         except (RecordingError, TypeError, ValueError, AttributeError) as error:
             raise RecordingError(f"{path}, line {number}", expected="a valid event", got=str(error)) from None
-    return Recording(header, tuple(events), pieces)
+    return Recording(header, tuple(events), pieces, answers)
 
 
 def _pieces(row: Any) -> dict[int, str]:
@@ -166,6 +191,15 @@ def _pieces(row: Any) -> dict[int, str]:
     if not all(isinstance(v, str) for v in pieces.values()):
         raise ValueError("a piece that is not text")
     return pieces
+
+
+def _read_answers(row: Any, known: Mapping[str, int]) -> dict[str, Answer]:
+    answers = {request: Answer(**answer) for request, answer in row.items()}
+    for request, answer in answers.items():
+        counts = type(answer.completion_tokens) is int and answer.completion_tokens >= 0
+        if request not in known or not isinstance(answer.text, str) or not counts:
+            raise ValueError(f"an answer {answer!r} of request {request!r}")
+    return answers
 
 
 def _check(event: Event, lengths: dict[str, int], pieces: dict[int, str]) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -123,12 +124,12 @@ def _scalar(kind: Any, value: Any, where: str) -> Any:
         return float(value)
     if kind is float and isinstance(value, str):
         try:
-            return float(value)  # YAML 1.1 reads 4e-3 as text
+            value = float(value)  # YAML 1.1 reads 4e-3 as text
         except ValueError:
             raise _wrong(kind, value, where) from None
     if kind is Path and isinstance(value, str) and value:
         return Path(value)
-    if kind in (int, float, str, bool) and type(value) is kind:
+    if kind in (int, float, str, bool) and type(value) is kind and not (kind is float and not math.isfinite(value)):
         return value
     raise _wrong(kind, value, where)
 

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Protocol
 from unmask.core.errors import ConfigError
 from unmask.text.codec import Codec
 from unmask.train.batch import Batch, Row, collate
-from unmask.train.records import TEXT, Files, Hub, Record, Shuffled, text_field
+from unmask.train.records import TEXT, Files, Hub, Shuffled, text_field
 from unmask.train.tokenizer import ASSISTANT, EOS, SYSTEM, USER
 
 State = dict[str, Any]
@@ -326,8 +326,7 @@ class PairStream(_Bound):
         return codec.encode_chat([{"role": "user", "content": text}]) if codec.has_template else codec.encode(text)
 
     def texts(self) -> Iterator[str]:
-        while True:
-            record: Record = self.records.next()
+        for record in self.records.once():
             yield text_field(record, self.cfg.prompt)
             yield text_field(record, self.cfg.answer)
 
@@ -344,8 +343,7 @@ Data = GeneratorData | TextData | PairData
 
 
 def _texts(records: Shuffled, field: str) -> Iterator[str]:
-    while True:
-        yield text_field(records.next(), field)
+    return (text_field(record, field) for record in records.once())
 
 
 def _positive(cfg: Any, *names: str) -> None:

@@ -15,11 +15,12 @@ import yaml
 
 from unmask.core.errors import ConfigError
 from unmask.models.config import TransformerConfig
+from unmask.models.recommend import check_own
 from unmask.train.config import build
 from unmask.train.data import Data
 from unmask.train.objectives.llada import LladaPretrain, LladaSft
 from unmask.train.optim import OptimConfig
-from unmask.train.tokenizer import read_text
+from unmask.train.tokenizer import SMALLEST, read_text
 from unmask.train.validate import ValidateConfig
 
 
@@ -32,6 +33,13 @@ class TokenizerConfig:
     path: Path | None = None
     vocab_size: int = 1024
     samples: int = 20_000
+
+    def __post_init__(self) -> None:
+        if self.path is None and self.vocab_size < SMALLEST:
+            got = str(self.vocab_size)
+            raise ConfigError("tokenizer.vocab_size is out of range", expected=f"{SMALLEST} or more", got=got)
+        if self.samples < 1:
+            raise ConfigError("tokenizer.samples is out of range", expected="1 or more", got=str(self.samples))
 
 
 @dataclass(frozen=True)
@@ -65,6 +73,9 @@ class ModelConfig:
                 raise ConfigError(f"model.{name} is out of range", expected="1 or more", got=str(getattr(self, name)))
         if self.dim % self.heads or self.dim // self.heads % 2:
             raise ConfigError(f"model.dim {self.dim} does not split into {self.heads} heads of even width")
+        for name in ("norm_eps", "rope_theta", "init_std"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"model.{name} is out of range", expected="above 0", got=str(getattr(self, name)))
         if self.kv_heads is not None and (self.kv_heads < 1 or self.heads % self.kv_heads):
             raise ConfigError("model.kv_heads must divide model.heads", got=f"{self.kv_heads} and {self.heads}")
 
@@ -125,6 +136,8 @@ class RunConfig:
         for name in ("steps", "accumulate", "log_every", "save_every", "keep"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"run.{name} is out of range", expected="1 or more", got=str(getattr(self, name)))
+        if not 0 <= self.threads <= 1024:
+            raise ConfigError("run.threads is out of range", expected="0 to 1024", got=str(self.threads))
         if not 0.0 <= self.ema < 1.0:
             raise ConfigError("run.ema is out of range", expected="0 <= ema < 1", got=str(self.ema))
 
@@ -147,6 +160,14 @@ class Recipe:
     validate: ValidateConfig | None = None
     recommended: Mapping[str, Any] | None = None
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.name or self.name != Path(self.name).name:
+            raise ConfigError("name is the folder of the run", expected="a plain file name", got=repr(self.name))
+        if not 0 <= self.seed < 1 << 63:
+            raise ConfigError("seed is out of range", expected="0 to 2^63 - 1", got=str(self.seed))
+        if self.recommended is not None:
+            check_own(self.recommended, "recommended")
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:

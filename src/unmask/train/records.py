@@ -169,9 +169,10 @@ class Shuffled:
 
     def once(self) -> Iterator[Record]:
         """What is left of the current epoch, each record once. The stream stands in the next epoch afterwards."""
-        epoch = self.epoch
-        while (record := self.next()) is not None and self.epoch == epoch:
+        epoch, record = self.epoch, self.next()
+        while self.epoch == epoch:
             yield record
+            record = self.next()
 
     def _load(self) -> list[Record]:
         order = list(range(self.source.shards()))

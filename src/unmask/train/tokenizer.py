@@ -8,15 +8,19 @@ tokenisation and comes back unchanged.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from unmask.core.errors import ConfigError
+from unmask.sinks.files import write_text
 
 EOS, MASK, USER, ASSISTANT, SYSTEM = "<|eos|>", "<|mask|>", "<|user|>", "<|assistant|>", "<|system|>"
 SPECIALS = (EOS, MASK, USER, ASSISTANT, SYSTEM)
+SMALLEST = 256 + len(SPECIALS)
+"""Entries of the smallest vocabulary: every byte and special token."""
 # a word or a run of signs takes the space before it along; a digit is always a token of its own
 PIECES = r" ?\p{L}+| ?\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 CHAT_TEMPLATE = (
@@ -37,10 +41,9 @@ def train_tokenizer(
         vocab_size: entries in all: 5 special tokens, 256 bytes, the rest merges; at least 261.
         max_length: context length written into the config, in tokens.
     """
-    if vocab_size < 256 + len(SPECIALS):
+    if vocab_size < SMALLEST:
         raise ConfigError(
-            f"vocab_size {vocab_size} is too small",
-            expected=f"at least {256 + len(SPECIALS)} (all bytes and special tokens)",
+            f"vocab_size {vocab_size} is too small", expected=f"at least {SMALLEST} (all bytes and special tokens)"
         )
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -62,9 +65,7 @@ def train_tokenizer(
 
 
 def save_tokenizer(tokenizer: Tokenizer, out: str | Path, max_length: int) -> None:
-    """Writes tokenizer.json, tokenizer_config.json and chat_template.jinja."""
-    out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
+    """Writes tokenizer.json, tokenizer_config.json and chat_template.jinja, or none of them."""
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "eos_token": EOS,
@@ -77,9 +78,28 @@ def save_tokenizer(tokenizer: Tokenizer, out: str | Path, max_length: int) -> No
         "model_max_length": max_length,
         "chat_template": CHAT_TEMPLATE,
     }
-    tokenizer.save(str(out / "tokenizer.json"))
-    (out / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    (out / "chat_template.jinja").write_text(CHAT_TEMPLATE, encoding="utf-8")
+    texts = {
+        "tokenizer.json": tokenizer.to_str(pretty=True),
+        "tokenizer_config.json": json.dumps(config, indent=2) + "\n",
+        "chat_template.jinja": CHAT_TEMPLATE,
+    }
+    _write_all(Path(out), texts)
+
+
+def _write_all(out: Path, texts: Mapping[str, str]) -> None:
+    """All files or, after an error of the system, none that was not there before."""
+    made, fresh = not out.exists(), [out / name for name in texts if not (out / name).exists()]
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for name, text in texts.items():
+            write_text(out / name, text)
+    except OSError:
+        for path in fresh:
+            path.unlink(missing_ok=True)
+        if made:
+            with suppress(OSError):
+                out.rmdir()
+        raise
 
 
 def _texts(source: Iterable[str | Path]) -> Iterator[str]:

@@ -56,6 +56,7 @@ class Trainer:
         self.stream.bind(self.codec)
         self.mask_id, self.eos_id = self._mask_id(), special(self.codec, EOS)
         self.model = self._model().to(self.device)
+        self._check_length()
         self.net = Net(self.model, recipe.run.checkpointing, recipe.run.compile)
         noise = dataclasses.replace(recipe.objective.noise, mask_id=self.mask_id)
         self.objective = dataclasses.replace(recipe.objective, noise=noise)
@@ -261,6 +262,14 @@ class Trainer:
             train_tokenizer(islice(self.stream.texts(), 2 * cfg.samples), cfg.vocab_size, own, model.max_len)
             self.stream = self.recipe.data.open(self.recipe.seed, self.recipe.run.accumulate)
         return own
+
+    def _check_length(self) -> None:
+        """Rows longer than the context would train positions that decoding refuses."""
+        length, most = getattr(self.recipe.data, "length", None), self.model.cfg.max_len
+        if length is not None and length > most:
+            raise ConfigError(
+                "data.length is out of range", expected=f"at most {most} (model.max_len)", got=str(length)
+            )
 
     def _mask_id(self) -> int:
         found = self.codec.token_id(MASK)

@@ -133,6 +133,11 @@ static void one_head(const uint16_t *q, int64_t q_stride, const uint16_t *keys, 
     int64_t padded = (m + 31) / 32 * 32;
     uint16_t *packed_k = (uint16_t *)work, *packed_v = packed_k + padded * dim, *weights = packed_v + padded * dim;
     float *scores = (float *)(weights + BLOCK * padded);
+    /* The weights of the layers have driven the store out of the caches: ask for all of it before the gathers wait. */
+    for (int64_t i = 0; i < m * dim; i += 32) {
+        _mm_prefetch((const char *)(keys + i), _MM_HINT_T1);
+        _mm_prefetch((const char *)(values + i), _MM_HINT_T1);
+    }
     pack_keys(keys, m, padded, dim, packed_k);
     pack_values(values, m, padded, dim, packed_v);
     for (int64_t i = first; i < last; i += BLOCK) {
