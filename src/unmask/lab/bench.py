@@ -53,6 +53,10 @@ def add_arguments(parser: Any) -> None:
     add(compared, "--cache", default=CACHES, metavar="LIST", help=f"comma-separated specs (default: {CACHES})")
     add(compared, "--policy", default=POLICY, metavar="LIST", help=f"comma-separated specs (default: {POLICY})")
     add(compared, "--rounds", type=_whole(1, 1000), default=5, metavar="N", help="interleaved runs (default: 5)")
+    words = (
+        "held-out items per task whose answers are scored beside the speed; only models trained on them have a score"
+    )
+    add(compared, "--items", type=_whole(0, 10_000), metavar="N", help=f"{words} (default: 20 for the embedded model)")
     parser.add_argument("--json", action="store_true", help="a list of rows on stdout")
 
 
@@ -73,6 +77,7 @@ def run(args: argparse.Namespace) -> int:
     measured = _measure(args, model.denoiser, cases)
     rows = [_row(m, args, model) for m in measured]
     _pair_up(rows)
+    _add_quality(rows, args, model)
     text = json.dumps(rows, indent=2) if args.json else _markdown(rows, args, model)
     sys.stdout.write(text + "\n")
     return 0
@@ -102,6 +107,8 @@ def _check(args: argparse.Namespace) -> None:
     for name in ("vocab", "layers"):
         if getattr(args, name) is not None and args.shape is None:
             raise InputError(f"--{name}", expected="--shape beside it", got="no --shape")
+    if args.items and args.shape is not None:
+        raise InputError("--items", expected="a trained model", got="--shape", remedy="Random weights have no score.")
     if args.prompt is not None and args.shape is not None:
         raise InputError("--prompt", expected="a model with a tokenizer", got="--shape", remedy="Use --prompt-length.")
     if args.prompt is not None and args.prompt_length is not None:
@@ -264,6 +271,31 @@ def _pair_up(rows: list[dict[str, Any]]) -> None:
             row["speedup"] = round(row["tokens_per_s"] / alone["tokens_per_s"], 3) if alone["tokens_per_s"] else None
 
 
+def _add_quality(rows: list[dict[str, Any]], args: argparse.Namespace, model: Model) -> None:
+    """Exact match on held-out synthetic items, all tasks together, decoded with each row's cache and policy."""
+    from unmask.evals.intervals import wilson
+    from unmask.evals.synthetic_eval import evaluate
+
+    count = (20 if args.shape is None and args.model is None else 0) if args.items is None else args.items
+    for row in rows if count and model.codec is not None else []:
+        answer = model.recommended().gen_length
+        strategy = _strategy(args, model, row["cache"], row["policy"], answer)
+        options = {"policy": repr(strategy.policy), "cache": row["cache"], "max_tokens": answer}
+        if model.traits.mask_id is None:
+            options = {"cache": row["cache"], "max_tokens": answer}
+        else:
+            options["block_length"] = args.block_length
+        scores = list(evaluate(model, None, count, {"": options}))
+        correct, n = sum(s.correct for s in scores), sum(s.n for s in scores)
+        low, high = wilson(correct, n)
+        row |= {
+            "items": n,
+            "accuracy": round(correct / n, 4),
+            "accuracy_low": round(low, 4),
+            "accuracy_high": round(high, 4),
+        }
+
+
 def _machine(model: Model) -> dict[str, Any]:
     import torch
 
@@ -307,19 +339,25 @@ COLUMNS = {
     "floor_s": "floor s",
     "share": "share",
     "speedup": "speed-up",
+    "accuracy": "exact match",
+    "accuracy_low": "95 % from",
+    "accuracy_high": "to",
 }
 
 
 def _markdown(rows: Sequence[dict[str, Any]], args: argparse.Namespace, model: Model) -> str:
     first = rows[0]
     crowd = args.crowd > 1
-    keys = [k for k in COLUMNS if crowd or k not in ("way", "speedup")]
+    hidden = set() if crowd else {"way", "speedup"}
+    hidden |= set() if "accuracy" in first else {"accuracy", "accuracy_low", "accuracy_high"}
+    keys = [k for k in COLUMNS if k not in hidden]
     lines = [
         f"{model.name}, {first['dtype']}: prompt {first['prompt_length']}, answer {args.gen_length}, "
         f"blocks of {args.block_length}" + (f", {args.crowd} requests of mixed lengths" if crowd else ""),
         f"{first['machine']}, {first['cores']} cores, {first['threads']} threads; torch {first['torch']}, Python "
         f"{first['python']}, {platform.system()}; kernels: {first['kernels']}",
-        f"{first['rounds']} interleaved rounds; tokens are visible ones; share = floor (bare matrix products) / wall.",
+        f"{first['rounds']} interleaved rounds; tokens are visible ones; share = floor (bare matrix products) / wall."
+        + (f" Exact match: {first['items']} held-out items over all synthetic tasks." if "items" in first else ""),
         "",
         "| " + " | ".join(COLUMNS[k] for k in keys) + " |",
         "|" + "---|" * len(keys),
