@@ -2,40 +2,13 @@
 
 from __future__ import annotations
 
-import io
-import json
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 import tiny_checkpoints
+from cli_ran import Piped, Ran, Run
 
 from unmask.cli.main import main
-
-
-@dataclass(frozen=True)
-class Ran:
-    """What one command line did."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
-Run = Callable[..., Ran]
-
-
-class Piped(io.TextIOWrapper):
-    """A stdin made of bytes."""
-
-    def __init__(self, data: bytes) -> None:
-        super().__init__(io.BytesIO(data), encoding="utf-8")
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import Run
+from cli_ran import Run
 
 from unmask import __version__
 from unmask.cli.main import COMMANDS

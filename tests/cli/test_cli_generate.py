@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Ran, Run
+from cli_ran import Ran, Run
 
 from unmask.core.events import fold
 from unmask.sinks.recorder import read
@@ -252,7 +252,7 @@ def test_at_a_terminal_errors_are_said_and_the_talk_goes_on(
     at_terminal(
         monkeypatch, ["/nonsense", "/undo", "x " * 200, KeyboardInterrupt, "hello\\", "there", "/help", "/exit"]
     )
-    monkeypatch.setattr("conftest.Piped.isatty", lambda self: True)
+    monkeypatch.setattr("cli_ran.Piped.isatty", lambda self: True)
     ran = cli("chat", "-m", llada, "-n", 4)
     assert ran.code == 0
     assert ran.err.count("error:") == 3
@@ -278,7 +278,7 @@ def test_an_interrupt_cancels_one_answer_and_leaves_no_trace(
 
     monkeypatch.setattr(Talk, "_print", interrupted)
     at_terminal(monkeypatch, ["one", "two", "three", f"/save {tmp_path / 'talk.json'}"])
-    monkeypatch.setattr("conftest.Piped.isatty", lambda self: True)
+    monkeypatch.setattr("cli_ran.Piped.isatty", lambda self: True)
     ran = cli("chat", "-m", llada, "-n", 4)
     assert ran.code == 0
     assert ran.out.count("(cancelled)") == 1
@@ -291,7 +291,7 @@ def test_on_a_terminal_the_settled_beginning_is_printed_once(
 ) -> None:
     plain = chat(cli, llada, "hello", args=("--temp", 1, "-q")).out
     at_terminal(monkeypatch, ["hello"])
-    monkeypatch.setattr("conftest.Piped.isatty", lambda self: True)
+    monkeypatch.setattr("cli_ran.Piped.isatty", lambda self: True)
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
     pieces: list[str] = []
     monkeypatch.setattr("builtins.print", lambda *a, end="\n", **_: pieces.append("".join(map(str, a)) + end))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Run
+from cli_ran import Run
 
 from unmask.cli.decoding import add_decoding, add_model, resolve
 from unmask.cli.parsing import Parser

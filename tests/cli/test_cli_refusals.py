@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Ran, Run
+from cli_ran import Ran, Run
 
 from unmask.core.errors import RunError
 
