@@ -31,6 +31,7 @@ from unmask.core.types import (
     Sequence,
     Stats,
     Strategy,
+    Traits,
     rows_in,
 )
 from unmask.engine.batch import collate, lane_slices, positions_of
@@ -149,14 +150,7 @@ class Engine:
         return events
 
     def _start(self, request: Request) -> _Running:
-        traits, strategy = self.denoiser.traits, request.strategy
-        hole = traits.mask_id if traits.mask_id is not None else 0
-        canvas = torch.where(request.fixed, request.canvas, hole)
-        seq = Sequence(request, traits, canvas, request.fixed, request.fixed.clone())
-        seq.open_holes = int((~seq.decided).sum())
-        seq.blocks = _without_full(seq, strategy.schedule.layout(seq))
-        seq.policy_state = strategy.policy.init(seq)
-        seq.cache_state = strategy.cache.init(seq)
+        seq, strategy = sequence_of(request, self.denoiser.traits), request.strategy
         self._reserve(seq.length)
         slots = tuple(self._free.pop(0) for _ in range(_lanes(request)))
         given = request.fixed[request.prompt_len :].nonzero()
@@ -396,6 +390,23 @@ class Engine:
                 values, at = values[known], positions_of(job.plan.query)[known].tolist()
             events.append(Probed(request.id, job.run.seq.nfe, probe.kind, probe.layer, tuple(at), values.tolist()))
         return events
+
+
+def sequence_of(request: Request, traits: Traits) -> Sequence:
+    """The record a request starts with on a model of these traits; front doors make one to learn of misfits early.
+
+    Raises:
+        RequestError: a schedule, policy or cache that refuses this model (an exact cache under full attention).
+    """
+    strategy = request.strategy
+    hole = traits.mask_id if traits.mask_id is not None else 0
+    canvas = torch.where(request.fixed, request.canvas, hole)
+    seq = Sequence(request, traits, canvas, request.fixed, request.fixed.clone())
+    seq.open_holes = int((~seq.decided).sum())
+    seq.blocks = _without_full(seq, strategy.schedule.layout(seq))
+    seq.policy_state = strategy.policy.init(seq)
+    seq.cache_state = strategy.cache.init(seq)
+    return seq
 
 
 class _Uniforms:

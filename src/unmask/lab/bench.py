@@ -181,6 +181,7 @@ def _cases(args: argparse.Namespace, model: Model) -> list[Case]:
 
 
 def _requests(args: argparse.Namespace, model: Model, cache: str, policy: str) -> tuple[Request, ...]:
+    from unmask.engine.engine import sequence_of
     from unmask.lab.decoding import make_request, mixed_lengths
 
     prompt = _prompt(args, model)
@@ -194,6 +195,7 @@ def _requests(args: argparse.Namespace, model: Model, cache: str, policy: str) -
     for i, (given, answer) in enumerate(lengths):
         strategy = _strategy(args, model, cache, policy, answer)
         made.append(make_request(str(i), strategy, model.traits, model.vocab_size, given, answer))
+        sequence_of(made[-1], model.traits)
     return tuple(made)
 
 

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from unmask.core import types
 from unmask.core.errors import RequestError
 from unmask.core.types import Request, Strategy
+from unmask.engine.engine import sequence_of
 from unmask.models.recommend import DEFAULT_TOKENS
 from unmask.pipeline.ask import Ask, Prompt
 from unmask.pipeline.settings import CHECKPOINT, DEFAULT, GIVEN, Settings, resolve
@@ -72,22 +72,12 @@ def prepare_one(model: Model, prompt: Prompt, ask: Ask, id: str) -> Prepared:
         canvas=torch.tensor([*ids, *(_hole(model) if t is None else t for t in given)], dtype=torch.int64),
         fixed=torch.tensor([True] * len(ids) + [t is not None for t in given]),
         prompt_len=len(ids),
-        strategy=_demoting_turn_ends(settings.strategy, model),
+        strategy=_without_ends(_demoting_turn_ends(settings.strategy, model), model, given),
         stop=stops,
         seed=ask.seed,
     )
-    _check_fit(request, model)
+    sequence_of(request, model.traits)
     return Prepared(request, settings, stops)
-
-
-def _check_fit(request: Request, model: Model) -> None:
-    """Lets the strategy refuse this model now (a cache that needs causal attention), not once decoding has begun."""
-    strategy, fixed = request.strategy, request.fixed
-    seq = types.Sequence(request, model.traits, request.canvas.clone(), fixed, fixed.clone())
-    seq.open_holes = int((~fixed).sum())
-    seq.blocks = strategy.schedule.layout(seq)
-    strategy.policy.init(seq)
-    strategy.cache.init(seq)
 
 
 def _demoting_turn_ends(strategy: Strategy, model: Model) -> Strategy:
@@ -97,6 +87,15 @@ def _demoting_turn_ends(strategy: Strategy, model: Model) -> Strategy:
         return strategy
     ends = tuple(dict.fromkeys((*sampling.demote, *model.turn_ends)))
     return replace(strategy, sampling=replace(sampling, demote=ends))
+
+
+def _without_ends(strategy: Strategy, model: Model, given: Sequence[int | None]) -> Strategy:
+    """An answer that ends with given text has no end of its own: EOS and turn ends are closed, lest they leave gaps."""
+    if not given or given[-1] is None:
+        return strategy
+    sampling = strategy.sampling
+    closed = tuple(dict.fromkeys((*sampling.suppress, *model.traits.eos_ids, *model.turn_ends)))
+    return replace(strategy, sampling=replace(sampling, suppress=closed))
 
 
 # ---- the prompt ------------------------------------------------------------------------------------------------------
