@@ -53,8 +53,8 @@ $(STAMPS)/docs: $(STAMPS)/run
 
 demo: $(STAMPS)/run ## text from the embedded model, drawn as it settles, then its statistics
 	@$(OFFLINE) $(BIN)/unmask generate --show \
-	  "Anna has 16 cards. Tom gives Anna 26 more cards. How many cards does Anna have now? Show the steps." \
-	  "Solve this sudoku: 2 0 0 3 / 0 3 0 2 / 3 1 0 4 / 0 2 3 1"
+	  "Leo has 24 stamps. Leo gives half of them to Zoe. Zoe gives Leo 15 more stamps. How many stamps does Leo have now? Explain." \
+	  "Tell a story about Mia the fox, a lamp and a river."
 
 test: $(STAMPS)/dev ## all tests this kind of machine can run (not gpu, slurm, browser)
 	@$(OFFLINE) $(BIN)/python -m pytest -m "not gpu and not slurm and not browser" $(PYTEST_ARGS)
@@ -78,7 +78,7 @@ docs: $(STAMPS)/docs ## the documentation site, in site/
 	$(BIN)/mkdocs build --strict
 
 picture: $(STAMPS)/run ## redraw the README's picture of a canvas settling
-	@$(OFFLINE) $(BIN)/unmask generate --svg docs/assets/settling.svg "Solve this sudoku: 2 0 0 3 / 0 3 0 2 / 3 1 0 4 / 0 2 3 1"
+	@$(OFFLINE) $(BIN)/unmask generate --svg docs/assets/settling.svg "Tell a story about Mia the fox, a lamp and a river."
 
 build: $(STAMPS)/dev ## wheel and sdist, in dist/
 	@$(PIP) build

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import xml.etree.ElementTree as ET
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -181,6 +182,18 @@ def test_a_picture_has_the_first_and_the_last_moment() -> None:
 def test_odd_tokens_do_not_break_a_picture(odd: str) -> None:
     ET.fromstring(settling(run(), lambda i: odd))
     ET.fromstring(by_step(run(), lambda i: odd))
+
+
+@pytest.mark.parametrize("draw", [settling, by_step])
+@pytest.mark.parametrize("title", ["", "short", "a title that is longer than every line of cells " * 3])
+def test_nothing_is_drawn_beyond_the_edge(draw: Callable[..., str], title: str) -> None:
+    root = ET.fromstring(draw(list(run()), piece, title=title, columns=78))
+    wide = float(root.attrib["width"])
+    cells = [e for e in root.iter() if e.tag.endswith("rect") and "x" in e.attrib]
+    assert cells
+    assert all(float(e.attrib["x"]) + float(e.attrib["width"]) <= wide for e in cells)
+    narrow = draw(list(run()), piece, title=title, columns=30)
+    assert float(ET.fromstring(narrow).attrib["width"]) <= wide
 
 
 def test_a_picture_needs_a_step() -> None:

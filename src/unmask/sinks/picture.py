@@ -74,7 +74,7 @@ def settling(
         parts.append(_moment(canvas, last, boxes, piece, top + number * height, number == len(shown) - 1))
     bottom = top + len(shown) * height
     parts.append(_legend(bottom))
-    wide = SIDE + max(_extent(boxes, title) - (SIDE if title else 0), LEGEND) + 2 * MARGIN
+    wide = max(SIDE + max(_extent(boxes, ""), LEGEND), width(title) * SIGN) + 2 * MARGIN
     words = f"{len(shown)} moments of a text settling out of masks, {last.nfe} forwards in all"
     return _page(wide, bottom + LINE + MARGIN, parts, title, words)
 
