@@ -85,7 +85,8 @@ def evaluate(
     Args:
         tasks: names of synthetic tasks; None takes all.
         count: held-out items per task; they are the same for every call with the same seed.
-        strategies: label -> keywords of `Model.generate`; None takes one token per step, no cache.
+        strategies: label -> keywords of `Model.generate`, on the checkpoint's own schedule unless they name one; None takes
+            one token per step, no cache.
 
     Raises:
         ConfigError: an unknown task, or a count below 1.
@@ -93,10 +94,11 @@ def evaluate(
     if count < 1:
         raise ConfigError("count", expected=">= 1", got=str(count))
     names = list(TASKS) if tasks is None else [task_named(t).name for t in tasks]
+    own = {"schedule": model.recommended().schedule}
     for name in names:
         items = held_out(name, count, seed)
         for label, options in (strategies or {"1 token/step, none": {**ONE_PER_STEP, "cache": "none"}}).items():
-            yield _score(model, name, items, label, options)
+            yield _score(model, name, items, label, {**own, **options})
 
 
 class _Rows:
