@@ -85,8 +85,8 @@ def evaluate(
     Args:
         tasks: names of synthetic tasks; None takes all.
         count: held-out items per task; they are the same for every call with the same seed.
-        strategies: label -> keywords of `Model.generate`, on the checkpoint's own schedule unless they name one; None takes
-            one token per step, no cache.
+        strategies: label -> keywords of `Model.generate`, on the checkpoint's own schedule unless they name one; None
+            takes one token per step, no cache.
 
     Raises:
         ConfigError: an unknown task, or a count below 1.
