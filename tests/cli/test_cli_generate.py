@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import sys
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
@@ -13,6 +15,7 @@ import pytest
 from cli_ran import Ran, Run
 
 from unmask.core.events import fold
+from unmask.sinks.files import WholeFile
 from unmask.sinks.recorder import read
 
 
@@ -299,3 +302,19 @@ def test_on_a_terminal_the_settled_beginning_is_printed_once(
     assert ran.code == 0
     assert "".join(pieces).rstrip("\n") == plain.rstrip("\n")
     assert len(pieces) > 2
+
+
+def test_a_picture_that_finds_no_room_leaves_no_recording_either(
+    cli: Run, llada: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: WholeFile) -> None:
+        if self.path.suffix == ".svg":
+            self.discard()
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(WholeFile, "settle", full)
+    files = ("--record", tmp_path / "run.jsonl", "--svg", tmp_path / "run.svg")
+    ran = cli("generate", "--model", llada, "hello", "-n", 8, *files)
+    assert ran.code == 2
+    assert "no space left" in ran.err.lower()
+    assert list(tmp_path.iterdir()) == []

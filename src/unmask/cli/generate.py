@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import math
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from unmask.cli.output import Notices, print_json, print_text
 from unmask.cli.parsing import Parser, integer, number
 from unmask.core.errors import RequestError
 from unmask.core.events import Event
-from unmask.sinks.files import check_writable, write_text
+from unmask.sinks.files import WholeFile, check_writable
 
 if TYPE_CHECKING:
     from unmask.core.protocols import Sink
@@ -147,32 +148,42 @@ def _check_given(args: argparse.Namespace) -> None:
 def _run(
     args: argparse.Namespace, model: Model, prompts: list[str], prepared: list[Prepared], notices: Notices
 ) -> None:
-    """Decodes, feeds every sink, prints."""
+    """Decodes, feeds every sink, prints. Files appear together: after an error none of them is there."""
     from unmask.cli.session import drawing, header, piece_of, watched
     from unmask.sinks.metrics import Metrics
     from unmask.sinks.recorder import Answer, Recorder
 
     metrics, collect, kept = Metrics(), model.collector(prepared), list[Event]()
     sinks: list[Sink] = [metrics, *drawing(args, model)]
-    if args.record is not None:
-        sinks.append(
-            Recorder(
+    with ExitStack() as files:
+        recorder = drawn = None
+        if args.record is not None:
+            recorder = Recorder(
                 args.record,
                 header(args, model, prepared),
                 piece_of(model),
                 lambda: {i: Answer(a.text, a.completion_tokens) for i, a in collect.generations.items()},
             )
-        )
-    with watched(model.events(prepared), sinks) as events:
-        for event in events:
-            collect(event)
-            if args.svg is not None:
-                kept.append(event)
-    answers = [collect.generations[p.request.id] for p in prepared]
-    if args.svg is not None:
-        from unmask.cli.replay import picture
+            files.callback(recorder.discard)
+        with watched(model.events(prepared), sinks) as events:
+            for event in events:
+                collect(event)
+                if recorder is not None:
+                    recorder(event)
+                if args.svg is not None:
+                    kept.append(event)
+        answers = [collect.generations[p.request.id] for p in prepared]
+        if args.svg is not None:
+            from unmask.cli.replay import picture
 
-        write_text(args.svg, picture(kept, piece_of(model), "moments", title=_head(prompts[0])))
+            drawn = WholeFile(args.svg)
+            files.callback(drawn.discard)
+            drawn.write(picture(kept, piece_of(model), "moments", title=_head(prompts[0])))
+            drawn.settle()
+        if recorder is not None:
+            recorder.close()
+        if drawn is not None:
+            drawn.commit()
     if args.json:
         rows = [_as_json(model, prompts, p, a, metrics) for p, a in zip(prepared, answers)]
         print_json(rows[0] if len(rows) == 1 else rows)

@@ -78,12 +78,21 @@ class WholeFile:
             self.discard()
             raise
 
-    def commit(self) -> None:
-        """Puts the whole file in place."""
+    def settle(self) -> None:
+        """Puts everything written so far on the disk, so that `commit` is left with the renaming."""
         try:
             self._file.flush()
             if self._partial is not None:
                 os.fsync(self._file.fileno())
+        except OSError:
+            self.discard()
+            raise
+
+    def commit(self) -> None:
+        """Puts the whole file in place."""
+        self.settle()
+        try:
+            if self._partial is not None:
                 self._copy_mode(self._partial)
             self._file.close()
             if self._partial is not None:
