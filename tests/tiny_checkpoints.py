@@ -1,4 +1,4 @@
-"""Checkpoint directories with random weights and a small tokenizer: LLaDA-, Dream- and Qwen2-shaped."""
+"""Checkpoint directories with random weights and a small tokenizer: LLaDA, Dream, Fast-dLLM v2 and Qwen2."""
 
 from __future__ import annotations
 
@@ -52,6 +52,22 @@ def qwen2_checkpoint(path: Path, seed: int = 0) -> Path:
         "rope_theta": 1e6, "tie_word_embeddings": True, "use_sliding_window": False, "hidden_size": 32,
         "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1,
         "max_position_embeddings": MAX_LEN, "vocab_size": codec.size, "eos_token_id": codec.token_id("<|endoftext|>"),
+    }  # fmt: skip
+    return _write(path, config, seed)
+
+
+def v2_checkpoint(path: Path, seed: int = 0, **changes: Any) -> Path:
+    """Like Fast-dLLM v2: Qwen2 shapes in blocks of 8; the mask id only in the tokenizer, as published."""
+    tiny_tokenizers.dream_dir(path, "Qwen2Tokenizer")
+    table = path / "tokenizer_config.json"
+    table.write_text(table.read_text("utf-8").replace("<|mask|>", "|<MASK>|"), "utf-8")
+    codec = Codec.from_dir(path)
+    config = {
+        "model_type": "Fast_dLLM_Qwen", "architectures": ["Fast_dLLM_QwenForCausalLM"], "hidden_act": "silu",
+        "rms_norm_eps": 1e-6, "rope_theta": 1e6, "tie_word_embeddings": True, "use_sliding_window": False,
+        "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
+        "num_key_value_heads": 1, "max_position_embeddings": MAX_LEN, "vocab_size": codec.size, "bd_size": 8,
+        "eos_token_id": codec.token_id("<|im_end|>"), "pad_token_id": codec.token_id("<|endoftext|>"), **changes,
     }  # fmt: skip
     return _write(path, config, seed)
 

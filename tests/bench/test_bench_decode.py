@@ -9,6 +9,7 @@ import pytest
 
 from unmask.cli.main import main
 
+ONE_LAYER = "--shape llada-mid --layers 1 --vocab 64 --prompt-length 6 --gen-length 8"
 TINY = "--shape llada-mid --layers 1 --vocab 64 --prompt-length 6 --gen-length 8 --block-length 4 --tokens-per-step 2"
 QUICK = f"bench decode {TINY} --dtype fp32 --device cpu --threads 1 --rounds 1"
 
@@ -55,6 +56,15 @@ def test_a_crowd_shares_its_model_calls(capsys: pytest.CaptureFixture[str]) -> N
     assert together["speedup"] > 0
 
 
+def test_tokens_per_step_is_a_list_for_policies_that_count_steps(capsys: pytest.CaptureFixture[str]) -> None:
+    found = rows(capsys, "--cache none --policy low_confidence,threshold(1.0) --tokens-per-step 1,4")
+    assert [(r["policy"], r["tokens_per_step"], r["nfe"]) for r in found] == [
+        ("low_confidence", 1, 8),
+        ("low_confidence", 4, 2),
+        ("threshold(1.0)", None, 8),
+    ]
+
+
 def test_markdown_names_machine_and_versions(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*QUICK.split(), "--cache", "dual"]) == 0
     out = capsys.readouterr().out
@@ -74,6 +84,15 @@ def test_markdown_names_machine_and_versions(capsys: pytest.CaptureFixture[str])
         ("--shape llada-mid --cache none,none", "--cache"),
         ("--shape llada-mid --policy guess", "unknown policy"),
         ("--shape llada-mid --tokens-per-step 0", "--tokens-per-step"),
+        ("--shape llada-mid --tokens-per-step 1,,2", "--tokens-per-step"),
+        ("--shape llada-mid --tokens-per-step 2,2", "--tokens-per-step"),
+        (f"{ONE_LAYER} --policy threshold(1.0) --tokens-per-step 2", "--tokens-per-step"),
+        ("--shape v2-mid --baseline gpt", "--baseline"),
+        ("--shape v2-mid --baseline ar,ar", "--baseline"),
+        (f"{ONE_LAYER} --baseline fast-dllm-v2", "fast-dllm-v2"),
+        ("--shape llada-mid --clock cpu", "--threads 1"),
+        ("--shape llada-mid --clock cpu --threads 2", "--threads 1"),
+        ("--shape llada-mid --clock sun", "--clock"),
         ("--shape llada-mid --rounds x", "--rounds"),
         ("--shape llada-mid --layers 0", "--layers"),
         ("--shape llada-mid --vocab 3", "--vocab"),

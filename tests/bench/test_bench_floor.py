@@ -41,27 +41,37 @@ def strategy(steps: int) -> Strategy:
 
 def test_floor_is_the_sum_of_the_best_times_of_each_row_count() -> None:
     floor = Floor([torch.zeros(3, 2)], torch.zeros(5, 2), Ticks())
-    seen = {Rows(4, 2), Rows(8, 2)}
+    seen = {Rows(4, 2, 2), Rows(8, 2, 2)}
     floor.sample(seen)  # layers of 4 rows: 2 s, of 8 rows: 4 s, head: 6 s
     floor.sample(seen)  # 8, 10, 12 s: slower, so not the minimum
     assert floor.layer_times == {4: [2.0, 8.0], 8: [4.0, 10.0]}
     assert floor.head_times == {2: [6.0, 12.0]}
-    assert floor.seconds([Rows(4, 2), Rows(8, 2), Rows(8, 2)]) == (2 + 6) + (4 + 6) + (4 + 6)
+    assert floor.seconds([Rows(4, 2, 2), Rows(8, 2, 2), Rows(8, 2, 2)]) == (2 + 6) + (4 + 6) + (4 + 6)
+    assert floor.best([Rows(4, 2, 2)]) == ({4: 2.0}, {2: 6.0})
+
+
+def test_strict_floor_takes_the_head_at_the_scored_rows_and_a_prefill_without_a_question_none() -> None:
+    floor = Floor([torch.zeros(3, 2)], torch.zeros(5, 2), Ticks())
+    forwards = [Rows(4, 2, 1), Rows(4, 0, 0)]
+    floor.sample(set(forwards))  # layers 2 s, head of 1 row 4 s, of 2 rows 6 s
+    assert floor.head_times == {1: [4.0], 2: [6.0]}
+    assert floor.seconds(forwards) == 2 + 6 + 2
+    assert floor.seconds(forwards, strict=True) == 2 + 4 + 2
 
 
 def test_floor_reads_every_matrix_once_and_multiplies_right(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     monkeypatch.setattr(torch, "mm", lambda a, b, out: seen.append((tuple(a.shape), tuple(b.shape), tuple(out.shape))))
-    Floor([torch.zeros(3, 2), torch.zeros(2, 7)], torch.zeros(5, 2), Ticks()).sample({Rows(4, 32)})
+    Floor([torch.zeros(3, 2), torch.zeros(2, 7)], torch.zeros(5, 2), Ticks()).sample({Rows(4, 32, 32)})
     assert seen == [((4, 2), (2, 3), (4, 3)), ((4, 7), (7, 2), (4, 2)), ((32, 2), (2, 5), (32, 5))]
 
 
 def test_rounds_are_interleaved_and_the_floor_is_sampled_five_times(monkeypatch: pytest.MonkeyPatch) -> None:
     order: list[str] = []
 
-    def fake_decode(_: object, case: Case, block: int, clock: object) -> Ran:
+    def fake_decode(case: Case, clock: object) -> Ran:
         order.append(case.cache)
-        return Ran(seconds=1.0, forwards=[Rows(4, block)], tokens=1)
+        return Ran(seconds=1.0, forwards=[Rows(4, 32, 32)], tokens=1)
 
     class FakeFloor(Floor):
         def sample(self, forwards: set[Rows]) -> None:
@@ -71,22 +81,23 @@ def test_rounds_are_interleaved_and_the_floor_is_sampled_five_times(monkeypatch:
 
     monkeypatch.setattr(decoding, "decode", fake_decode)
     monkeypatch.setattr(decoding, "_warm_up", lambda *_: None)
-    cases = [Case("a", "p", ()), Case("b", "p", ())]
-    found = compare(tiny(), FakeFloor([], torch.zeros(1, 1), Ticks()), cases, rounds=2, block=32)
+    cases = [Case("ours", name, "p", tiny(), ()) for name in ("a", "b")]
+    found = compare(FakeFloor([], torch.zeros(1, 1), Ticks()), cases, 2, Ticks())
     assert order == ["a", "b"] + ["a", "b", "floor"] * 2 + ["floor"] * 3  # first: peak memory, not timed
     assert [m.share for m in found] == [0.5, 0.5]
 
 
 def test_share_takes_the_median_wall() -> None:
     runs = tuple(Ran(seconds=s) for s in (1.0, 9.0, 2.0))
-    assert Measured(Case("none", "p", ()), runs, 1.5, None).share == 0.75
+    assert Measured(Case("ours", "none", "p", tiny(), ()), runs, 1.5, 1.5, None).share == 0.75
 
 
 def test_decode_counts_rows_as_executed_and_visible_tokens() -> None:
     denoiser = tiny()
     request = make_request("0", strategy(4), denoiser.traits, 64, 6, 8)
-    ran = decoding.decode(denoiser, Case("dual", "p", (request,)), 4, Ticks())
-    assert ran.forwards == [Rows(14, 4), Rows(4, 4), Rows(14, 4), Rows(4, 4)]
+    ran = decoding.decode(Case("ours", "dual", "p", denoiser, (request,)), Ticks())
+    assert ran.forwards == [Rows(14, 4, 4), Rows(4, 4, 2), Rows(14, 4, 4), Rows(4, 4, 2)]
+    assert ran.kinds == {("full", 14): 2, ("partial", 4): 2}
     assert (ran.tokens, ran.nfe, ran.model_calls, ran.head_rows) == (8, 4, 4, 4 + 2 + 4 + 2)
 
 

@@ -6,11 +6,13 @@ use_cache, dual_cache, threshold, factor, show_speed. LLaDA: generate() and eval
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cli_ran import Run
+from tiny_checkpoints import v2_checkpoint
 
 from unmask.cli.decoding import add_decoding, add_model, resolve
 from unmask.cli.parsing import Parser
@@ -19,25 +21,31 @@ from unmask.core.errors import InputError
 TABLE: list[tuple[str, dict[str, Any], tuple[str, ...]]] = [
     # Fast-dLLM llada/chat.py
     ("--gen_length 128 --steps 128 --block_size 32", {"gen_length": 128, "steps": 128, "block_length": 32}, ()),
-    ("--block_size 32 --use_cache", {"block_length": 32, "cache": "prefix"}, ()),
+    ("--block_size 32 --use_cache", {"block_length": 32, "use_cache": True}, ()),
     (
         "--gen_length 256 --steps 256 --block_size 32 --use_cache --if_cache_position --threshold 0.9",
-        {"gen_length": 256, "steps": 256, "block_length": 32, "cache": "dual", "threshold": 0.9},
+        {"gen_length": 256, "steps": 256, "block_length": 32, "use_cache": True, "dual_cache": True, "threshold": 0.9},
         (),
     ),
-    ("--if_cache_position", {"cache": None}, ("--if_cache_position has no effect without --use_cache",)),
+    ("--if_cache_position", {"dual_cache": True}, ()),
     # Fast-dLLM eval, as switches
     (
         "--gen_length 256 --steps 8 --block_length 32 --use_cache --threshold 0.9 --show_speed",
-        {"gen_length": 256, "steps": 8, "block_length": 32, "cache": "prefix", "threshold": 0.9},
+        {"gen_length": 256, "steps": 8, "block_length": 32, "use_cache": True, "threshold": 0.9},
         ("--show_speed has no effect: speed is always printed",),
     ),
     (
         "--gen_length 256 --block_length 32 --use_cache --dual_cache --factor 1.0",
-        {"gen_length": 256, "block_length": 32, "cache": "dual", "factor": 1.0},
+        {"gen_length": 256, "block_length": 32, "use_cache": True, "dual_cache": True, "factor": 1.0},
         (),
     ),
-    ("--dual_cache", {"cache": None}, ("--dual_cache has no effect without --use_cache",)),
+    ("--dual_cache", {"dual_cache": True}, ()),
+    # Fast-dLLM v2 run_chatbot and eval
+    (
+        "--max_new_tokens 512 --block_size 32 --small_block_size 8 --threshold 0.9 --use_block_cache",
+        {"gen_length": 512, "block_length": 32, "small_block_size": 8, "threshold": 0.9, "dual_cache": True},
+        (),
+    ),
     # LLaDA generate.py, eval_llada, eval_reverse, OpenCompass
     (
         "--steps 128 --gen_length 128 --block_length 128 --temperature 0 --cfg_scale 0 --remasking low_confidence",
@@ -69,7 +77,8 @@ TABLE: list[tuple[str, dict[str, Any], tuple[str, ...]]] = [
     ),
     (
         "--max_new_tokens 256 --diffusion_steps 8 --alg confidence_threshold --threshold 0.9 --use_cache --dual_cache",
-        {"gen_length": 256, "steps": 8, "alg": "confidence_threshold", "threshold": 0.9, "cache": "dual"},
+        {"gen_length": 256, "steps": 8, "alg": "confidence_threshold", "threshold": 0.9, "use_cache": True,
+         "dual_cache": True},
         (),
     ),
 ]  # fmt: skip
@@ -139,6 +148,45 @@ def test_effectless_options_warn_in_published_spelling_and_are_errors_in_ours(cl
     ours = cli("generate", "-m", llada, "hi", *"--gen-length 16 --steps 16 --block-length 8 --threshold 0.9".split())
     assert ours.code == 2
     assert "without effect: --steps" in ours.err
+
+
+def test_dual_cache_alone_is_warned_about_where_it_does_nothing(cli: Run, llada: Path) -> None:
+    ran = cli("generate", "-m", llada, "hi", *"--gen_length 8 --block_size 8 --dual_cache".split())
+    assert ran.code == 0
+    assert "warning: --dual_cache has no effect" in ran.err
+
+
+@pytest.mark.parametrize(("theirs", "ours"), [("--use_cache", "block"), ("--use_block_cache", "sub_block"),
+                                              ("--use_cache --dual_cache", "sub_block")])  # fmt: skip
+def test_on_block_diffusion_models_the_switches_mean_its_own_caches(
+    cli: Run, tmp_path: Path, theirs: str, ours: str
+) -> None:
+    model = v2_checkpoint(tmp_path / "v2")
+    line = "--max_new_tokens 40 --block_size 8 --small_block_size 4 --threshold 0.5"
+    ran = cli("generate", "-m", model, "hi", *line.split(), *theirs.split())
+    assert ran.code == 0, ran.err
+    assert f"cache {ours} (given)" in ran.err and "schedule blocks(length=4) (given)" in ran.err
+    own = cli("generate", "-m", model, "hi", *f"-n 40 --small-block-size 4 --threshold 0.5 --cache {ours}".split())
+    assert own.out == ran.out
+
+
+def test_the_profile_of_fast_dllm_v2_runs_from_the_command_line(cli: Run, tmp_path: Path) -> None:
+    model = v2_checkpoint(tmp_path / "v2")
+    line = "--max_new_tokens 20 --block_size 8 --small_block_size 4 --threshold 0.5 --use_block_cache"
+    ran = cli("generate", "-m", model, "hi", "--json", "--profile", "fast-dllm-v2", *line.split())
+    assert ran.code == 0, ran.err
+    assert "v2_cache(block=8, length=4, sub_blocks=True) (given)" in ran.err
+    short = cli("generate", "-m", model, "hi", "--profile", "fast-dllm-v2", "-n", "20")
+    assert short.code == 2 and "at least one block (32)" in short.err
+    assert cli("generate", "hi", "--profile", "fast-dllm-v2").code == 2
+
+
+def test_ls_says_what_the_switches_mean_per_family(cli: Run) -> None:
+    told = {row["name"]: row["published as"] for row in json.loads(cli("ls", "caches", "--json").out)}
+    assert told["prefix"] == {"--use_cache": "llada, Dream"}
+    assert told["block"]["--use_cache"].startswith("Fast_dLLM_Qwen, sdar")
+    assert list(told["sub_block"].values()) == ["Fast_dLLM_Qwen, sdar"]
+    assert "--use_block_cache" in cli("ls", "caches").out
 
 
 def test_a_published_line_and_ours_give_the_same_text(cli: Run, llada: Path) -> None:

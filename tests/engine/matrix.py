@@ -19,7 +19,7 @@ from unmask.core.types import Traits
 TABLE = Path(__file__).with_name("matrix_golden.json")
 
 TRAITS: dict[str, Traits] = {**t.TRAITS, "autoregressive": replace(t.TRAITS["causal"], mask_id=None)}
-SCHEDULES = ("whole", "blocks(4)", "blocks(5)", "growing(3)", "growing(1)")
+SCHEDULES = ("whole", "blocks(4)", "blocks(5)", "growing(3)", "growing(1)", "blocks(2)", "v2_blocks(2, block=4)")
 POLICIES = (
     "threshold(0.6)",
     "factor(1.0)",
@@ -35,6 +35,7 @@ POLICIES = (
     "dream_block",
     "dream_carry(steps=5)",
     "left_to_right",
+    "v2_threshold(0.6, block=4)",
 )
 CACHES = (
     "none",
@@ -45,7 +46,12 @@ CACHES = (
     "dual(refresh=1)",
     "dual(refresh=2)",
     "block",
+    "sub_block",
+    "sub_block(refresh=1)",
+    "v2_cache(4, length=2)",
+    "v2_cache(4, length=2, sub_blocks=True)",
 )
+SUB_BLOCKS = ("block-causal", "block-causal-off-grid")
 
 
 @dataclass(frozen=True)
@@ -67,7 +73,17 @@ class Cell:
 
 
 def legal(cell: Cell) -> bool:
-    """A model without a mask id has no hole that others could see: it only writes left to right, one at a time."""
+    """A model without a mask id has no hole that others could see: it only writes left to right, one at a time.
+
+    Sub-blocks are tried where the model's own blocks are larger; the published sampler's three parts only together.
+    """
+    published = [axis.startswith("v2_") for axis in (cell.schedule, cell.policy, cell.cache)]
+    if any(published) and not (all(published) and cell.traits == "block-causal"):
+        return False
+    if cell.cache == "sub_block(refresh=1)" and (cell.traits not in SUB_BLOCKS or cell.policy not in POLICIES[:3]):
+        return False
+    if cell.schedule == "blocks(2)" and (cell.traits not in SUB_BLOCKS or cell.policy not in POLICIES[:3]):
+        return False
     if cell.traits == "autoregressive" and (cell.schedule, cell.policy) != ("growing(1)", "left_to_right"):
         return False
     if cell.schedule == "growing(1)" and cell.policy != "left_to_right":

@@ -110,7 +110,7 @@ def test_public_check_of_models_passes_for_our_own(make: Callable[[Path], Path],
 
 @pytest.mark.parametrize("kind", ["policy", "cache", "schedule"])
 def test_public_checks_pass_for_our_own(kind: str) -> None:
-    names = {"policy": ("threshold(0.5)", "margin(steps=4)"), "cache": ("dual", "block"),
+    names = {"policy": ("threshold(0.5)", "margin(steps=4)"), "cache": ("dual", "block", "sub_block"),
              "schedule": ("blocks(3)", "whole", "growing(4)")}[kind]  # fmt: skip
     for name in names:
         getattr(t, f"check_{kind}")(name)

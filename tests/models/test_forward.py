@@ -39,8 +39,10 @@ def plain_forward(config, raw, ids):
         h = norm(x, raw[f"{at}{names.attn_norm}.weight"], cfg.norm_eps)
         q, k, v = (linear(h, at + n) for n in (names.q, names.k, names.v))
         if cfg.qk_norm:
-            q = norm(q, raw[f"{at}{names.q_norm}.weight"], cfg.norm_eps)
-            k = norm(k, raw[f"{at}{names.k_norm}.weight"], cfg.norm_eps)
+            width = (-1, cfg.head_dim if cfg.qk_norm == "head" else q.shape[-1])
+            q = norm(q.unflatten(-1, width), raw[f"{at}{names.q_norm}.weight"], cfg.norm_eps).flatten(2)
+            width = (-1, cfg.head_dim if cfg.qk_norm == "head" else k.shape[-1])
+            k = norm(k.unflatten(-1, width), raw[f"{at}{names.k_norm}.weight"], cfg.norm_eps).flatten(2)
         q, k, v = rotate(heads(q), cfg.rope_theta), rotate(heads(k), cfg.rope_theta), heads(v)
         k, v = (t.repeat_interleave(cfg.heads // cfg.kv_heads, 1) for t in (k, v))
         weights = q @ k.transpose(-1, -2) * cfg.head_dim**-0.5

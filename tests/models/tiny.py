@@ -27,11 +27,19 @@ QWEN2: dict[str, Any] = {k: v for k, v in DREAM.items() if k != "mask_token_id"}
 LLAMA: dict[str, Any] = QWEN2 | {
     "model_type": "llama", "architectures": ["LlamaForCausalLM"], "attention_bias": True, "mlp_bias": True,
 }  # fmt: skip
+FAST_DLLM: dict[str, Any] = DREAM | {
+    "model_type": "Fast_dLLM_Qwen", "architectures": ["Fast_dLLM_QwenForCausalLM"], "bd_size": 8,
+}  # fmt: skip
+SDAR: dict[str, Any] = DREAM | {
+    "model_type": "sdar", "architectures": ["SDARForCausalLM"], "block_size": 4, "head_dim": 16,
+}  # fmt: skip
 CONFIGS = {
     "llada": LLADA,
     "llada-tied-mqa": LLADA | {"weight_tying": True, "n_kv_heads": None, "multi_query_attention": True},
     "llada-bias-norm": LLADA | {"include_qkv_bias": True, "attention_layer_norm": True, "n_kv_heads": 2},
     "dream": DREAM,
+    "fast-dllm-v2": FAST_DLLM,
+    "sdar": SDAR,
     "qwen2": QWEN2,
     "llama": LLAMA,
 }

@@ -1,10 +1,12 @@
+import re
 from pathlib import Path
 
 import pytest
 
 from unmask.core.errors import ConfigError
+from unmask.train.adapt import Start, recipe_of
 from unmask.train.optim import OptimConfig, lr_factor
-from unmask.train.recipe import ModelConfig, load_recipe
+from unmask.train.recipe import ModelConfig, load_recipe, read_raw
 from unmask.train.trainer import Trainer
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
@@ -14,8 +16,11 @@ RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
 def test_every_recipe_parses_and_says_its_claim(path):
     first = path.read_text(encoding="utf-8").splitlines()[0]
     assert first.startswith("# Claim: ")
-    assert f"`unmask train recipes/{path.name}" in first
-    assert load_recipe(path).run.steps > 0
+    assert f"recipes/{path.name}" in first
+    assert re.search("`unmask (train|adapt) ", first)
+    raw = read_raw(path)
+    recipe = load_recipe(path) if "model" in raw else recipe_of(raw, Start(Path("parent"), 0, "bf16"))
+    assert recipe.run.steps > 0
 
 
 def test_overrides_win(recipe_file):

@@ -17,7 +17,7 @@ from unmask.evals.verify import CaseResult, verify_dir
 from unmask.testing import check_model
 
 RECORDED = Path(__file__).resolve().parents[1] / "fixtures"
-LLADA, DREAM = RECORDED / "llada" / "mha", RECORDED / "dream" / "gqa"
+LLADA, DREAM, V2 = RECORDED / "llada" / "mha", RECORDED / "dream" / "gqa", RECORDED / "fastdllm_v2" / "gqa"
 Case = dict[str, Any]
 
 
@@ -44,7 +44,7 @@ def failures(folder: Path) -> dict[str, str]:
     return {r.id: r.detail for r in verify_dir(folder).failed}
 
 
-@pytest.mark.parametrize(("folder", "cases"), [(LLADA, 93), (DREAM, 75)], ids=["llada", "dream"])
+@pytest.mark.parametrize(("folder", "cases"), [(LLADA, 93), (DREAM, 75), (V2, 54)], ids=["llada", "dream", "v2"])
 def test_every_recorded_case_passes(folder: Path, cases: int) -> None:
     seen: list[tuple[CaseResult, int, int]] = []
     report = verify_dir(folder, lambda *args: seen.append(args))
@@ -69,6 +69,11 @@ SOME_DREAM = {
     "logits_full", "logits_leftpad", "logits_prefix_cache", "logits_dual_cache", "base_maskgit_plus_g32_s16_eps0.001",
     "base_origin_g32_s16_eps0.001_seed7", "base_maskgit_plus_batch3_leftpad", "fdbase_g32_s8_thr0.9",
     "block_prefix_entropy_g32_s16_b16_eps0.001", "block_dual_entropy_g32_s32_b8_eps0.001",
+}  # fmt: skip
+
+SOME_V2 = {
+    "logits_bs8", "logits_block_with_prefix", "logits_subblock_cache", "train_forward",
+    "quirk_prompt_len_equals_block_size", "stop_P13_nobc_sb8_thr1.0", "batch_32_20_n32_sb8_bc_thr0.9",
 }  # fmt: skip
 
 
@@ -129,6 +134,10 @@ def fewer_batches(case: Case) -> None:
     case["expected"]["per_batch"].pop()
 
 
+def loss(case: Case) -> None:
+    case["expected"]["loss"] += 1e-3
+
+
 def wrong_tensor_name(case: Case) -> None:
     case["tensor"] += "_of_nobody"
 
@@ -170,12 +179,21 @@ EDITS = [
     (DREAM, "block_prefix_entropy_g32_s16_b16_eps0.001", trace_rows),
     (DREAM, "block_dual_entropy_g32_s32_b8_eps0.001", nfe),
     (DREAM, "block_dual_entropy_g32_s32_b8_eps0.001", token),
+    (V2, "stop_P13_nobc_sb8_thr1.0", token),
+    (V2, "stop_P13_nobc_sb8_thr1.0", nfe),
+    (V2, "stop_P13_nobc_sb8_thr1.0", trace_masks),
+    (V2, "quirk_prompt_len_equals_block_size", token),
+    (V2, "batch_32_20_n32_sb8_bc_thr0.9", token),
+    (V2, "batch_32_20_n32_sb8_bc_thr0.9", one_row_less),
+    (V2, "batch_32_20_n32_sb8_bc_thr0.9", nfe),
+    (V2, "batch_32_20_n32_sb8_bc_thr0.9", trace_rows),
+    (V2, "train_forward", loss),
 ]
 
 
 def _few(folder: Path, target: Path, id: str) -> Path:
     """The case and three others of its folder: enough to see that only it fails."""
-    some = SOME_LLADA if folder == LLADA else SOME_DREAM
+    some = {LLADA: SOME_LLADA, DREAM: SOME_DREAM, V2: SOME_V2}[folder]
     others = sorted(some - {id}, key=lambda n: ("logits" not in n, n))[:2]
     return copy(folder, target, lambda c: c["id"] in {id, *others})
 
@@ -329,6 +347,19 @@ def test_command_line_exit_codes(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "expected" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("folder", [LLADA, DREAM], ids=["llada", "dream"])
+V2_LOGITS = ("logits_nomask_bs32", "logits_bs16", "logits_block_with_prefix", "logits_subblock_cache", "train_forward")
+
+
+@pytest.mark.parametrize("id", V2_LOGITS)
+def test_a_changed_logit_of_a_block_model_fails_its_case_alone(id: str, tmp_path: Path) -> None:
+    place = copy(V2, tmp_path / "copy", lambda c: c["kind"] != "generate")
+    case = next(c for c in read(place)["cases"] if c["id"] == id)
+    tensors = load_file(place / "logits.safetensors")
+    tensors[case["tensor"]][0, -1, 7] += 0.0025
+    save_file(tensors, place / "logits.safetensors")
+    assert list(failures(place)) == [id]
+
+
+@pytest.mark.parametrize("folder", [LLADA, DREAM, V2], ids=["llada", "dream", "v2"])
 def test_the_recorded_checkpoints_pass_the_public_check_of_models(folder: Path) -> None:
     check_model(folder)

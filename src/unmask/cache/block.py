@@ -1,6 +1,9 @@
-"""Block cache: rows of finished grid blocks are computed once more with their final tokens and kept for good.
+"""Block cache: rows of finished attention blocks are computed once more with their final tokens and kept for good.
 
-Exact where attention is block-causal (size 1 is autoregressive): a finished row never sees what comes later.
+Exact where attention is block-causal (size 1 is autoregressive): a finished row never sees what comes later. The
+commit of a finished block costs no forward of its own: it is part of the next block's first one. While the first
+position of a block is open, the row before it is computed with the block, for it speaks for that position (shift 1).
+Source: Fast-dLLM v2, arXiv 2509.26328, section 3.3 (there the commit is a forward of its own).
 """
 
 from __future__ import annotations
@@ -9,8 +12,7 @@ from collections.abc import Sequence as Seq
 
 from torch import Tensor
 
-from unmask.cache.plans import Kind, forward, lowest, whole_blocks
-from unmask.core.errors import RequestError
+from unmask.cache.plans import Kind, finished, forward, lowest, must_be_causal, whole_blocks
 from unmask.core.spec import component
 from unmask.core.types import Block, BlockCausal, Candidates, Peers, Plan, Sequence, Traits
 
@@ -25,21 +27,13 @@ class BlockCache:
         return isinstance(traits.attention, BlockCausal)
 
     def init(self, seq: Sequence) -> int:
-        if not self.exact_for(seq.traits):
-            raise RequestError(
-                "cache block",
-                expected="a causal or block-causal model",
-                got="full attention",
-                remedy="use prefix or dual",
-            )
+        must_be_causal(seq.traits, "block")
         return 0
 
     def plan(
         self, seq: Sequence, open: Seq[Block], need: Tensor, horizon: int, state: int, peers: Peers
     ) -> tuple[Plan, int]:
-        assert isinstance(seq.traits.attention, BlockCausal)
-        first_hole = int(seq.holes(0, seq.length)[0]) if seq.open_holes else seq.length
-        final, _ = whole_blocks(seq.traits, min(first_hole, horizon), horizon, horizon)
+        final = finished(seq, horizon)
         last = int(need.max()) + 1 if need.numel() else final
         start, stop = lowest(need, state), max(final, whole_blocks(seq.traits, 0, last, horizon)[1])
         plan = forward(seq, ((start, stop),), need, ((start, final),) if final > start else (), stop, _kind(state))

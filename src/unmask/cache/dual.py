@@ -10,7 +10,7 @@ from collections.abc import Sequence as Seq
 
 from torch import Tensor
 
-from unmask.cache.plans import forward, lowest, whole_blocks
+from unmask.cache.plans import forward, lowest, reach, whole_blocks
 from unmask.cache.prefix import Entered, entering
 from unmask.core.spec import component, option
 from unmask.core.types import Block, BlockCausal, Candidates, Peers, Plan, Sequence, Traits
@@ -32,7 +32,7 @@ class Dual:
     def plan(
         self, seq: Sequence, open: Seq[Block], need: Tensor, horizon: int, state: Entered, peers: Peers
     ) -> tuple[Plan, Entered]:
-        block = open[0].start
+        block, horizon = open[0].start, reach(seq.traits, open, horizon)
         if entering(state, block, self.refresh):
             plan = forward(seq, ((0, horizon),), need, ((0, horizon),), horizon, "full")
             return plan, Entered(block, 1)

@@ -1,4 +1,4 @@
-"""No cache: every row that exists is recomputed at every step."""
+"""No cache: every row that the open rows may see is recomputed at every step."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence as Seq
 
 from torch import Tensor
 
-from unmask.cache.plans import forward
+from unmask.cache.plans import forward, reach
 from unmask.core.spec import component
 from unmask.core.types import Block, Candidates, Peers, Plan, Sequence, Traits
 
@@ -26,7 +26,8 @@ class NoCache:
     def plan(
         self, seq: Sequence, open: Seq[Block], need: Tensor, horizon: int, state: None, peers: Peers
     ) -> tuple[Plan, None]:
-        return forward(seq, ((0, horizon),), need, (), horizon, "full"), None
+        stop = reach(seq.traits, open, horizon)
+        return forward(seq, ((0, stop),), need, (), stop, "full"), None
 
     def observe(self, probes: Seq[Tensor], candidates: Candidates, state: None) -> tuple[None, None]:
         return None, None

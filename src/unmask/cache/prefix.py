@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from unmask.cache.plans import forward, lowest, whole_blocks
+from unmask.cache.plans import forward, lowest, reach, whole_blocks
 from unmask.core.spec import component, option
 from unmask.core.types import Block, BlockCausal, Candidates, Peers, Plan, Sequence, Traits
 
@@ -40,7 +40,7 @@ class Prefix:
     def plan(
         self, seq: Sequence, open: Seq[Block], need: Tensor, horizon: int, state: Entered, peers: Peers
     ) -> tuple[Plan, Entered]:
-        block = open[0].start
+        block, horizon = open[0].start, reach(seq.traits, open, horizon)
         start, _ = whole_blocks(seq.traits, block, open[-1].stop, horizon)
         if entering(state, block, self.refresh):
             plan = forward(seq, ((0, horizon),), need, ((0, start),), horizon, "full")

@@ -9,6 +9,7 @@ from unmask.cli.parsing import Parser
 
 EXAMPLES = """\
   unmask bench decode --shape llada-mid --gen-length 128 --tokens-per-step 4 --cache none,prefix,dual
+  unmask bench decode --shape v2-mid --cache block,sub_block --tokens-per-step 1,4 --baseline ar,fast-dllm-v2
   unmask bench decode --model ./my-checkpoint --json"""
 
 

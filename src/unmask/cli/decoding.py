@@ -27,6 +27,8 @@ IGNORED = {
     "trust_remote_code": "no code of a checkpoint is ever run",
 }
 """Switches of published scripts that need no counterpart, and why."""
+DUAL_CACHE = ("--dual_cache", "--if_cache_position", "--use_block_cache")
+"""One switch in its published spellings: Fast-dLLM's scripts, and Fast-dLLM v2's."""
 
 
 def add_model(parser: Parser) -> None:
@@ -59,7 +61,7 @@ def add_decoding(parser: Parser) -> None:
     _add_sampling(parser)
     _add_dream(parser)
     for name in ("use_cache", "dual_cache", "show_speed", "trust_remote_code"):
-        names = ("--dual_cache", "--if_cache_position") if name == "dual_cache" else (f"--{name}",)
+        names = DUAL_CACHE if name == "dual_cache" else (f"--{name}",)
         parser.option(parser, *names, flag=True, dest=name, help=argparse.SUPPRESS)
         parser.hidden.update(names)
     parser.option(parser, "--mask_id", type=int, dest="mask_id", help=argparse.SUPPRESS)
@@ -102,6 +104,13 @@ def _add_length(parser: Parser) -> None:
         help="places decoded together, left to right (default: 32)",
     )
     parser.option(
+        g,
+        "--small-block-size",
+        type=tokens,
+        metavar="N",
+        help="sub-block of a block-diffusion model: places decoded together inside its own blocks (published: 8)",
+    )
+    parser.option(
         g, "--threshold", type=number(0, 1), metavar="P", help="settle every token at least this sure (default: 0.9)"
     )
     parser.option(
@@ -118,7 +127,7 @@ def _add_strategy(parser: Parser) -> None:
     parser.option(
         g, "--policy", metavar="SPEC", help='which places settle: "threshold(0.9)", "low_confidence", "entropy" ...'
     )
-    parser.option(g, "--cache", metavar="SPEC", help="what is not recomputed: none, prefix, dual (default: none)")
+    parser.option(g, "--cache", metavar="SPEC", help="what is not recomputed: none, prefix, dual, block, sub_block")
     parser.option(g, "--schedule", metavar="SPEC", help='"blocks(32)", "whole" or "growing(32)" (default: blocks)')
     parser.option(g, "--remasking", choices=("low_confidence", "random"), help="LLaDA's name for the policy")
     parser.option(
@@ -126,7 +135,7 @@ def _add_strategy(parser: Parser) -> None:
         "--profile",
         default="default",
         metavar="NAME",
-        help="default, or published behaviour exactly: llada, fast-dllm, dream",
+        help="default, or published behaviour exactly: llada, fast-dllm, dream, fast-dllm-v2",
     )
     parser.option(
         g,
@@ -195,7 +204,8 @@ def resolve(args: argparse.Namespace) -> tuple[DecodeOptions, int | None, list[s
     """
     warnings = [f"{args.spelled[n]} has no effect: {why}" for n, why in IGNORED.items() if args.spelled.get(n)]
     fields = {name: getattr(args, name) for name in DecodeOptions.__dataclass_fields__ if hasattr(args, name)}
-    fields["cache"] = _cache(args, warnings)
+    if args.cache is not None and (fields["use_cache"] or fields["dual_cache"]):
+        raise InputError("--cache", expected="either --cache or the published --use_cache", got="both")
     if args.max_tokens is not None and args.gen_length is not None and args.max_tokens != args.gen_length:
         got = f"{args.max_tokens} and {args.gen_length}"
         raise InputError("--max-tokens and --gen-length", expected="one of them, or the same number", got=got)
@@ -205,16 +215,6 @@ def resolve(args: argparse.Namespace) -> tuple[DecodeOptions, int | None, list[s
     catalog.find("profile", args.profile)
     tokens = args.max_tokens if args.max_tokens is not None else args.gen_length
     return DecodeOptions(**{**fields, "gen_length": tokens}), tokens, warnings
-
-
-def _cache(args: argparse.Namespace, warnings: list[str]) -> str | None:
-    """--cache, or what the published switches mean: --use_cache alone is prefix, with --dual_cache it is dual."""
-    use, dual = getattr(args, "use_cache", None), getattr(args, "dual_cache", None)
-    if args.cache is not None and (use or dual):
-        raise InputError("--cache", expected="either --cache or the published --use_cache", got="both")
-    if dual and not use:
-        warnings.append(f"{args.spelled['dual_cache']} has no effect without --use_cache")
-    return args.cache if args.cache is not None else ("dual" if dual else "prefix") if use else None
 
 
 def check_specs(options: DecodeOptions) -> None:

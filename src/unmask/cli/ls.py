@@ -60,7 +60,24 @@ def _details(kind: str, entry: catalog.Entry) -> dict[str, Any]:
     component = catalog.load(kind, entry.name)
     fields = dataclasses.fields(component) if dataclasses.is_dataclass(component) else ()
     row["arguments"] = [_argument(f) for f in fields if f.init]
+    if kind == "cache":
+        row["published as"] = _switches(entry.name)
     return row
+
+
+def _switches(cache: str) -> dict[str, str]:
+    """Switches of published scripts that mean this cache -> on which families."""
+    from unmask.engine.profiles import SWITCHES
+
+    found: dict[str, str] = {}
+    for kind, meanings in SWITCHES.items():
+        families = ", ".join(n for n in catalog.entries("model") if catalog.load("model", n).kind == kind)
+        for switches, meaning in meanings.items():
+            if meaning == cache:
+                words = " ".join(f"--{s}" for s in switches)
+                words += " (Fast-dLLM v2: --use_block_cache)" if switches == ("dual_cache",) else ""
+                found[words] = ", ".join(f for f in (found.get(words), families) if f)
+    return found
 
 
 def _argument(f: dataclasses.Field[Any]) -> dict[str, Any]:
@@ -112,6 +129,8 @@ def _print(row: dict[str, Any]) -> None:
     for a in row.get("arguments", ()):
         bounds = f" ({a['range']})" if a["range"] else ""
         print(f"    {a['name']} = {a['default']}{bounds}{'  ' + a['help'] if a['help'] else ''}")
+    for switches, families in row.get("published as", {}).items():
+        print(f"    published as {switches} on {families}")
     for name, text in row.get("recommended", {}).items():
         print(f"    {name}: {text}")
     for issue in row.get("known issues", ()):

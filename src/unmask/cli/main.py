@@ -28,16 +28,17 @@ COMMANDS: dict[str, str] = {
     "verify": "replay recorded reference outputs and compare them token for token",
     "plan": "how much memory a model will take, before it is loaded",
     "train": "train a model from a recipe",
+    "adapt": "turn an autoregressive checkpoint into a block-diffusion model",
     "data": "look at training data: `unmask data inspect`",
     "tokenizer": "train a tokenizer: `unmask tokenizer train`",
-    "convert": "turn an old .pt or .bin file into a safetensors checkpoint",
+    "convert": "turn an old .pt or .bin file, or a GGUF file, into a safetensors checkpoint",
     "bench": "measure decoding: `unmask bench decode`",
     "eval": "score a model: `unmask eval synthetic`",
     "ls": "list models, policies, caches, schedules, profiles and kernels",
     "env": "versions and hardware, for bug reports",
 }
 
-HEAVY = ("generate", "chat", "verify", "train", "bench", "eval")
+HEAVY = ("generate", "chat", "verify", "train", "adapt", "bench", "eval")
 """Commands that run models."""
 
 EXAMPLES = """\

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +16,7 @@ from unmask.cli.parsing import Parser
 from unmask.core.errors import InputError
 
 if TYPE_CHECKING:
-    from unmask.train.events import TrainEvent
+    from unmask.train.events import Done, TrainEvent
 
 EXAMPLES = """\
   unmask train recipes/nano.yaml --out runs/nano
@@ -41,37 +40,38 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--json", action="store_true", help="print the last numbers as JSON instead of the folder")
     parser.add_argument("--quiet", "-q", action="store_true", help="no progress")
     args = parser.parse(argv)
-    _check(args)
+    check_overrides(args.overrides)
+    need_file(args.recipe, "recipe ", "a YAML file", "See recipes/ for examples.")
+    if args.out == "":
+        raise InputError("--out", expected="a folder for the run", got="nothing")
     from unmask.train.recipe import load_recipe
 
     recipe = load_recipe(args.recipe, args.overrides)
     out = Path(args.out or Path("runs") / recipe.name)
-    _check_folder(out, args.resume)
+    check_folder(out, args.resume, out)
     from unmask.train.trainer import Trainer
 
-    with _unmade(out):
+    with unmade(out):
         trainer = Trainer(recipe, out)
     try:
-        return _watch(trainer.fit(), args)
+        return watch(trainer.fit(), args.quiet, _json if args.json else _folder)
     except KeyboardInterrupt:
         Notices(args.quiet).say(f"stopped; the last checkpoint is whole. Go on with --out {out} --resume")
         raise
 
 
-def _check(args: argparse.Namespace) -> None:
-    wrong = next((o for o in args.overrides if "=" not in o), None)
+def check_overrides(overrides: Sequence[str]) -> None:
+    """Refuses a word that is no key=value."""
+    wrong = next((o for o in overrides if "=" not in o), None)
     if wrong is not None:
         raise InputError(f"override {wrong!r}", expected="key=value, such as optim.lr=0.001", got=wrong)
-    need_file(args.recipe, "recipe ", "a YAML file", "See recipes/ for examples.")
-    if args.out == "":
-        raise InputError("--out", expected="a folder for the run", got="nothing")
 
 
-def _check_folder(out: Path, resume: bool) -> None:
-    """A run never overwrites another one by accident."""
+def check_folder(run: Path, resume: bool, out: Path) -> None:
+    """A run never overwrites another one by accident. run: where its checkpoints are; out: the user's word for it."""
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out}", expected="a folder", got="a file")
-    begun = out.is_dir() and any((out / "checkpoints").glob("*"))
+    begun = run.is_dir() and any((run / "checkpoints").glob("*"))
     if begun and not resume:
         raise InputError(
             f"--out {out}",
@@ -89,7 +89,7 @@ def _check_folder(out: Path, resume: bool) -> None:
 
 
 @contextmanager
-def _unmade(out: Path) -> Iterator[None]:
+def unmade(out: Path) -> Iterator[None]:
     """A run that is refused while it is set up leaves no folder that was not there."""
     new = [p for p in (out, *out.parents) if not p.exists()]
     try:
@@ -100,11 +100,23 @@ def _unmade(out: Path) -> Iterator[None]:
         raise
 
 
-def _watch(events: Iterator[TrainEvent], args: argparse.Namespace) -> int:
-    """Says what happens and returns when the run is done."""
+def _json(event: Done, last: Mapping[str, float]) -> None:
+    own = {"step": event.step, "tokens": event.tokens, "positions": event.positions}
+    print_json({**last, **own, "model": str(event.path)})
+
+
+def _folder(event: Done, last: Mapping[str, float]) -> None:
+    print(event.path)
+
+
+def watch(
+    events: Iterator[TrainEvent], quiet: bool, finished: Callable[[Done, Mapping[str, float]], None] | None = None
+) -> int:
+    """Says what happens and returns when the run is done. finished: called with the last event and the last numbers."""
     from unmask.train.events import Done, Progress, Saved, Started, Validated
 
-    notices, begun, first, last = Notices(args.quiet), time.perf_counter(), 0, {}
+    notices, begun, first = Notices(quiet), time.perf_counter(), 0
+    last: dict[str, float] = {}
     for event in events:
         if isinstance(event, Started):
             first = event.step
@@ -126,11 +138,8 @@ def _watch(events: Iterator[TrainEvent], args: argparse.Namespace) -> int:
             notices.say(f"step {event.step:>6}  held out: {numbers}{'  (best)' if event.best else ''}")
         elif isinstance(event, Saved):
             notices.say(f"step {event.step:>6}  saved {event.path}")
-        elif isinstance(event, Done):
-            if args.json:
-                print_json({**last, "step": event.step, "tokens": event.tokens, "model": str(event.path)})
-            else:
-                print(event.path)
+        elif isinstance(event, Done) and finished is not None:
+            finished(event, last)
     sys.stdout.flush()
     return 0
 

@@ -67,6 +67,11 @@ _LINES: dict[str, tuple[Entry, ...]] = {
             "unmask.decode.left_to_right:LeftToRight",
             "the leftmost open position: autoregressive decoding",
         ),
+        Entry(
+            "v2_threshold",
+            "unmask.decode.fast_dllm_v2:V2Threshold",
+            "Fast-dLLM v2 as published: above a confidence; a block's first token without a test",
+        ),
     ),
     "schedule": (
         Entry(
@@ -77,6 +82,11 @@ _LINES: dict[str, tuple[Entry, ...]] = {
         Entry("whole", "unmask.decode.schedules:Whole", "the whole answer as one block (fixed length)"),
         Entry(
             "growing", "unmask.decode.schedules:Growing", "the canvas grows block by block until EOS (semi-AR origin)"
+        ),
+        Entry(
+            "v2_blocks",
+            "unmask.decode.fast_dllm_v2:V2Blocks",
+            "Fast-dLLM v2 as published: sub-blocks, a block's first token on its own",
         ),
     ),
     "cache": (
@@ -90,10 +100,24 @@ _LINES: dict[str, tuple[Entry, ...]] = {
         Entry(
             "block", "unmask.cache.block:BlockCache", "finished rows are kept for good; exact for (block-)causal models"
         ),
+        Entry(
+            "sub_block",
+            "unmask.cache.sub_block:SubBlock",
+            "the same, and inside a block only the open sub-block is recomputed (Fast-dLLM v2)",
+        ),
+        Entry(
+            "v2_cache", "unmask.cache.fast_dllm_v2:V2Cache", "Fast-dLLM v2 as published: its forwards, quirks included"
+        ),
     ),
     "model": (
         Entry("llada", "unmask.models.llada:FAMILY", "LLaDA 8B, LLaDA 1.5, iLLaDA and checkpoints of that format"),
         Entry("Dream", "unmask.models.dream:FAMILY", "Dream v0 7B and checkpoints of that format"),
+        Entry(
+            "Fast_dLLM_Qwen",
+            "unmask.models.fast_dllm:FAMILY",
+            "Fast-dLLM v2 1.5B, 7B and checkpoints of that format (block diffusion)",
+        ),
+        Entry("sdar", "unmask.models.sdar:FAMILY", "SDAR (dense) checkpoints (block diffusion)"),
         Entry("qwen2", "unmask.models.qwen2:FAMILY", "autoregressive Qwen2 / Qwen2.5 checkpoints (baseline, parents)"),
         Entry("llama", "unmask.models.llama:FAMILY", "autoregressive Llama-shaped checkpoints (baseline, parents)"),
     ),
@@ -104,6 +128,7 @@ _LINES: dict[str, tuple[Entry, ...]] = {
         Entry(
             "dream", "unmask.engine.profiles:dream", "Dream diffusion_generate: eps schedule, zero-commit passes kept"
         ),
+        Entry("fast-dllm-v2", "unmask.engine.profiles:fast_dllm_v2", "Fast-dLLM v2 generate: bonus tokens, commits"),
     ),
 }
 

@@ -151,7 +151,9 @@ class Request:
         fixed: bool [T]: prompt, constraints and template text; never edited.
         prompt_len: where the answer begins (the caller's cut; blocks start at the first hole).
         stop: given the settled answer ids, the index of the answer's end, or None (stop strings live in `text`).
-        cohort: requests of one cohort run in lock-step, as a reference's batch does; None never waits.
+        cohort: requests of one cohort run in lock-step, as a reference's batch does; None never waits. Rows with block
+            grids of their own wait for one another; rows on one grid (`grid_origin` "zero") ride along instead: they
+            are computed with the others, to no effect.
         probes: looks to take with every forward.
     """
 
@@ -282,6 +284,8 @@ class Commit:
         tokens: ids to write there; confidence: the number behind each.
         kind: FILL a hole, EDIT a decided token, or REMASK it.
         busy: keep the block open even if it has no hole left; close: close it even if it has.
+        end: the answer is complete whatever holes are left; the sequence leaves at once, or, in a cohort, when all its
+            rows say so or with its next commit.
     """
 
     slots: Tensor
@@ -290,13 +294,20 @@ class Commit:
     kind: int = FILL
     busy: bool = False
     close: bool = False
+    end: bool = False
 
 
 @dataclass(frozen=True)
 class Peers:
-    """What a cache may know of its cohort: whether any of its sequences enters a block with this step."""
+    """What a cache may know of its cohort.
+
+    Args:
+        entering: any of its sequences enters a block with this step.
+        first_hole: the lowest hole of all of them; None outside a cohort.
+    """
 
     entering: bool = False
+    first_hole: int | None = None
 
 
 @dataclass

@@ -30,38 +30,25 @@ from unmask.core.types import (
     Request,
     Sequence,
     Stats,
-    Strategy,
     Traits,
     rows_in,
 )
 from unmask.engine.batch import collate, lane_slices, positions_of
 from unmask.engine.clock import now
+from unmask.engine.cohort import Running, all_ended, fronts, place
 from unmask.engine.noise import PositionNoise, StreamNoise
 from unmask.ops.score import logits_of, score
 
 
 @dataclass
-class _Running:
-    """One admitted sequence: its slots in the store (one per lane), its noise, and the cut of its answer."""
-
-    seq: Sequence
-    strategy: Strategy
-    slots: tuple[int, ...]
-    noise: Noise
-    floor: int
-    """Answer positions before it hold given text (constraints): an EOS there ends nothing."""
-    opened: int = -1
-    settled: int = 0
-
-
-@dataclass
 class _Job:
-    """One sequence's part of a step."""
+    """One sequence's part of a step; riding: its rows are computed with its cohort's, to no effect."""
 
-    run: _Running
+    run: Running
     open: tuple[Block, ...]
     want: Tensor
     plan: Plan
+    riding: bool = False
     lane: int = 0
     """Index of its first lane in the batch."""
     candidates: Candidates | None = None
@@ -79,7 +66,7 @@ class Engine:
         self.denoiser, self.slots = denoiser, slots
         self.stats = Stats()
         self._waiting: list[Request] = []
-        self._running: list[_Running] = []
+        self._running: list[Running] = []
         self._ids: set[str] = set()
         self._free: list[int] = list(range(slots))
         self._store: Any = None
@@ -129,7 +116,7 @@ class Engine:
             job.run.seq.step += 1
         while pending:
             pending = self._pass(pending, events)
-        return events
+        return events + [self._finish(run, "stop") for run in all_ended(self._running)]
 
     # ---- admission --------------------------------------------------------------------------------------------------
 
@@ -149,13 +136,13 @@ class Engine:
                 events.append(self._finish(run, None))
         return events
 
-    def _start(self, request: Request) -> _Running:
+    def _start(self, request: Request) -> Running:
         seq, strategy = sequence_of(request, self.denoiser.traits), request.strategy
         self._reserve(seq.length)
         slots = tuple(self._free.pop(0) for _ in range(_lanes(request)))
         given = request.fixed[request.prompt_len :].nonzero()
         floor = request.prompt_len + (int(given[-1]) + 1 if given.numel() else 0)
-        return _Running(seq, strategy, slots, self._noise(request), floor, settled=request.prompt_len)
+        return Running(seq, strategy, slots, self._noise(request), floor, settled=request.prompt_len)
 
     def _noise(self, request: Request) -> Noise:
         if not request.strategy.stream:
@@ -175,32 +162,28 @@ class Engine:
     # ---- one step ---------------------------------------------------------------------------------------------------
 
     def _jobs(self, events: list[Event]) -> list[_Job]:
-        active = [(run, run.strategy.schedule.open(run.seq)) for run in self._running if not self._held(run)]
-        entering = {run.seq.request.cohort for run, open in active if open[0].start != run.opened}
-        jobs = []
-        for run, open in active:
+        standing, jobs = fronts(self._running), []
+        for run in self._running:
             seq, strategy = run.seq, run.strategy
-            cohort = seq.request.cohort
-            peers = Peers(cohort in entering if cohort is not None else open[0].start != run.opened)
-            if open[0].start != run.opened:
-                run.opened = open[0].start
-                events.append(Opened(seq.request.id, seq.blocks.index(open[0]), open[0].start, open[-1].stop))
-            want = strategy.policy.wants(seq, open, seq.policy_state)
-            need = self.denoiser.support(want)
-            horizon = strategy.schedule.horizon(seq)
+            open, front = strategy.schedule.open(seq), standing.get(seq.request.cohort)
+            entering = open[0].start != run.opened
+            peers = Peers(entering) if front is None else front.peers
+            riding = front is not None and place(run) > front.place
+            if riding and seq.traits.grid_origin == "prompt":
+                continue
+            if riding and front is not None:
+                open, want = (front.open,), torch.zeros(0, dtype=torch.long)
+            else:
+                want = strategy.policy.wants(seq, open, seq.policy_state)
+                if entering:
+                    run.opened = open[0].start
+                    events.append(Opened(seq.request.id, seq.blocks.index(open[0]), open[0].start, open[-1].stop))
+            need, horizon = self.denoiser.support(want), strategy.schedule.horizon(seq)
             plan, seq.cache_state = strategy.cache.plan(seq, open, need, horizon, seq.cache_state, peers)
             if seq.request.probes:
                 plan = replace(plan, probes=plan.probes + seq.request.probes)
-            jobs.append(_Job(run, open, want, plan))
+            jobs.append(_Job(run, open, want, plan, riding))
         return jobs
-
-    def _held(self, run: _Running) -> bool:
-        """In a cohort, rows wait until every row has finished the block, as the references' batches do."""
-        cohort = run.seq.request.cohort
-        if cohort is None:
-            return False
-        done = _blocks_done(run.seq)
-        return any(_blocks_done(p.seq) < done for p in self._running if p.seq.request.cohort == cohort)
 
     def _pass(self, jobs: list[_Job], events: list[Event]) -> list[_Job]:
         """One forward for the jobs; returns those whose cache asked for a second plan within the step."""
@@ -273,6 +256,8 @@ class Engine:
     def _decide(self, job: _Job, work: Work) -> list[Event]:
         run, seq = job.run, job.run.seq
         assert job.candidates is not None
+        if job.riding:
+            return [Stepped(seq.request.id, seq.nfe, work, ())]
         try:
             commit, seq.policy_state = run.strategy.policy.decide(
                 seq, job.want, job.candidates, seq.policy_state, run.noise
@@ -307,7 +292,7 @@ class Engine:
         values = zip(positions.tolist(), tokens.tolist(), commit.confidence.tolist(), strict=True)
         return tuple((p, t, float(c), commit.kind) for p, t, c in values)
 
-    def _close_blocks(self, run: _Running, open: tuple[Block, ...], commit: Commit) -> list[Event]:
+    def _close_blocks(self, run: Running, open: tuple[Block, ...], commit: Commit) -> list[Event]:
         seq, events = run.seq, []
         blocks = list(seq.blocks)
         for block in open:
@@ -322,11 +307,14 @@ class Engine:
 
     # ---- endings ----------------------------------------------------------------------------------------------------
 
-    def _over(self, run: _Running, commit: Commit) -> str | None:
+    def _over(self, run: Running, commit: Commit) -> str | None:
         """Why the sequence is finished now, or None."""
         seq = run.seq
         if all(b.done for b in seq.blocks):
             return "length"
+        if commit.end and (run.ended or seq.request.cohort is None):
+            return "stop"
+        run.ended = commit.end
         if not run.strategy.early_stop:
             return None
         holes = seq.holes(seq.request.prompt_len, seq.length)
@@ -336,7 +324,7 @@ class Engine:
         run.settled = settled
         return "stop" if _end(run, settled) is not None else None
 
-    def _finish(self, run: _Running, reason: str | None) -> Finished:
+    def _finish(self, run: Running, reason: str | None) -> Finished:
         """The last event of a sequence; its slots are free from now on."""
         seq = run.seq
         holes = seq.holes(seq.request.prompt_len, seq.length)
@@ -347,7 +335,7 @@ class Engine:
         self._drop(run)
         return Finished(seq.request.id, reason, seq.nfe, seq.length if end is None else end)  # type: ignore[arg-type]
 
-    def _drop(self, run: _Running) -> None:
+    def _drop(self, run: Running) -> None:
         self._running.remove(run)
         self._ids.discard(run.seq.request.id)
         for slot in run.slots:
@@ -465,10 +453,6 @@ def _lanes(request: Request) -> int:
     return 1 if guidance is None else guidance.lanes
 
 
-def _blocks_done(seq: Sequence) -> int:
-    return sum(b.done for b in seq.blocks)
-
-
 def _without_full(seq: Sequence, blocks: tuple[Block, ...]) -> tuple[Block, ...]:
     """Blocks that hold no hole are done before they begin."""
     return tuple(replace(b, done=not seq.holes(b.start, b.stop).numel()) for b in blocks)
@@ -480,7 +464,7 @@ def _accepted(seq: Sequence) -> Accepted:
     return Accepted(seq.request.id, tuple(ids), tuple(seq.fixed.tolist()), seq.request.prompt_len, blocks)
 
 
-def _end(run: _Running, settled: int) -> int | None:
+def _end(run: Running, settled: int) -> int | None:
     """Where the answer ends by EOS or by the request's stop rule, within the settled part; None if it does not."""
     seq, start = run.seq, run.seq.request.prompt_len
     answer = seq.canvas[start:settled].tolist()

@@ -15,10 +15,13 @@ class DecodeOptions:
     """User-level decoding options; `engine.profiles.build` turns them into a Strategy.
 
     Args:
-        profile: default, llada, fast-dllm or dream.
+        profile: default, llada, fast-dllm, dream or fast-dllm-v2.
         gen_length: positions of the answer canvas, in tokens.
         steps: denoising steps for the whole answer.
         block_length: positions per block.
+        small_block_size: positions per sub-block on a block-diffusion model (Fast-dLLM v2's name).
+        use_cache, dual_cache: published switches for a cache (dual_cache is Fast-dLLM v2's use_block_cache); what they
+            mean depends on the model: `engine.profiles.SWITCHES`.
         schedule, policy, cache: specs, such as "blocks(32)", "threshold(0.9)", "dual".
         remasking: "low_confidence" or "random" (LLaDA's name for the policy).
         alg, alg_temp, eps: Dream's policy options.
@@ -30,9 +33,12 @@ class DecodeOptions:
     gen_length: int | None = None
     steps: int | None = None
     block_length: int | None = None
+    small_block_size: int | None = None
     schedule: str | None = None
     policy: str | None = None
     cache: str | None = None
+    use_cache: bool | None = None
+    dual_cache: bool | None = None
     threshold: float | None = None
     factor: float | None = None
     remasking: str | None = None

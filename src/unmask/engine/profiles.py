@@ -13,10 +13,16 @@ from typing import Any
 
 from unmask.core import catalog, spec
 from unmask.core.errors import ConfigError
-from unmask.core.types import Sampling, Strategy, Traits
+from unmask.core.types import BlockCausal, Sampling, Strategy, Traits
 from unmask.engine.options import COLDEST, HOTTEST, STRONGEST, DecodeOptions
 
-BLOCK, THRESHOLD = 32, 0.9
+BLOCK, SUB_BLOCK, THRESHOLD = 32, 8, 0.9
+SWITCHES: dict[str, dict[tuple[str, ...], str]] = {
+    "canvas": {("use_cache", "dual_cache"): "dual", ("use_cache",): "prefix"},
+    "block": {("dual_cache",): "sub_block", ("use_cache",): "block"},
+    "autoregressive": {("use_cache",): "block"},
+}
+"""Published switches -> the cache they mean on a kind of model; the first line whose switches are all given counts."""
 
 
 class Said:
@@ -78,18 +84,18 @@ def _build(options: DecodeOptions, traits: Traits, family: str, gen_length: int)
 def default(said: Said, traits: Traits, family: str, gen_length: int) -> Strategy:
     """float32 confidences, the mask id excluded, no empty pass, stop as soon as the answer is settled."""
     if traits.mask_id is None:
-        return _autoregressive(said)
+        return _autoregressive(said, traits)
     name, given = _policy_name(said)
     policy = _fill("policy", name, given, said, {"steps": gen_length})
-    schedule = _schedule(said)
-    cache = catalog.parse("cache", said.take("cache", "none"))
+    schedule = _schedule(said, traits)
+    cache = catalog.parse("cache", _cache(said, traits, "none"))
     return Strategy(schedule, policy, cache, _guidance(said), _sampling(said, traits))
 
 
-def _autoregressive(said: Said) -> Strategy:
+def _autoregressive(said: Said, traits: Traits) -> Strategy:
     """Left to right, one position at a time, with the exact cache."""
     growing, policy = catalog.parse("schedule", "growing(1)"), catalog.parse("policy", "left_to_right")
-    cache = catalog.parse("cache", said.take("cache", "block"))
+    cache = catalog.parse("cache", _cache(said, traits, "block"))
     sampling = Sampling(said.take("temperature", 0.0), said.take("top_p"), said.take("top_k"))
     return Strategy(growing, policy, cache, None, _checked(sampling))
 
@@ -130,7 +136,26 @@ def _fill(kind: str, name: str, given: str | None, said: Said, defaults: dict[st
     return spec.build(cls, args if len(args) > len(names) else [], kwargs)
 
 
-def _schedule(said: Said) -> Any:
+def kind_of(traits: Traits) -> str:
+    """What a model of these traits decodes: a "canvas", "block"s, or one token at a time ("autoregressive")."""
+    if traits.mask_id is None:
+        return "autoregressive"
+    return "block" if isinstance(traits.attention, BlockCausal) else "canvas"
+
+
+def _cache(said: Said, traits: Traits, otherwise: str) -> str:
+    """The spec of the cache: --cache, or what the published switches mean on this kind of model."""
+    if said.has("cache"):
+        return str(said.take("cache"))
+    for switches, meaning in SWITCHES[kind_of(traits)].items():
+        if all(said.values.get(s) for s in switches):
+            for s in ("use_cache", *switches):
+                said.take(s)
+            return meaning
+    return otherwise
+
+
+def _schedule(said: Said, traits: Traits) -> Any:
     given = said.take("schedule")
     name = spec.split(given)[0] if given else "blocks"
     cls = catalog.load("schedule", name)
@@ -139,8 +164,18 @@ def _schedule(said: Said) -> Any:
         return catalog.parse("schedule", given)
     _, args, kwargs = spec.split(given) if given else (name, [], {})
     if not args and "length" not in kwargs:
-        kwargs["length"] = said.take("block_length", BLOCK)
+        kwargs["length"] = _length(said, traits)
     return spec.build(cls, args, kwargs)
+
+
+def _length(said: Said, traits: Traits) -> int:
+    """Positions per block: a sub-block where one was asked for (beside it the model's own block size is no news)."""
+    own = traits.attention.size if isinstance(traits.attention, BlockCausal) else None
+    if own is None or not said.has("small_block_size"):
+        return int(said.take("block_length", BLOCK))
+    if said.values.get("block_length") == own:
+        said.take("block_length")
+    return int(said.take("small_block_size"))
 
 
 def _guidance(said: Said) -> Any:
@@ -205,13 +240,13 @@ def fast_dllm(said: Said, traits: Traits, family: str, gen_length: int) -> Strat
     else:
         policy = catalog.parse("policy", f"{said.take('remasking', 'low_confidence')}(steps={steps})")
     sampling = Sampling(float(said.take("temperature", 0.0)), precision="float64", exclude_mask=False, gumbel=True)
-    cache = catalog.parse("cache", said.take("cache", "none"))
+    cache = catalog.parse("cache", _cache(said, traits, "none"))
     return Strategy(_blocks(block), policy, cache, None, _checked(sampling), False, True)
 
 
 def _fast_dream(said: Said, traits: Traits, gen_length: int) -> Strategy:
     """Fast-dLLM on Dream: whole canvas without a cache, blocks with one."""
-    cache_spec = said.take("cache", "none")
+    cache_spec = _cache(said, traits, "none")
     alg = said.take("alg", "confidence_threshold")
     if cache_spec == "none" and alg != "confidence_threshold":
         said.left.add("alg")
@@ -241,6 +276,67 @@ def dream(said: Said, traits: Traits, family: str, gen_length: int) -> Strategy:
     text = f"dream(alg={alg!r}, steps={steps}, eps={eps!r}, alg_temp={said.take('alg_temp')!r}, empty_passes=True)"
     policy, whole = catalog.parse("policy", text), catalog.parse("schedule", "whole")
     return Strategy(whole, policy, catalog.parse("cache", "none"), None, _dream_sampling(said), False, True)
+
+
+def fast_dllm_v2(said: Said, traits: Traits, family: str, gen_length: int) -> Strategy:
+    """Fast-dLLM v2's `generate`: blocks of the call's size, > threshold in the model's dtype, forced bonus tokens.
+
+    Prefill and commits are forwards of their own; it stops as soon as EOS is settled.
+    """
+    if kind_of(traits) != "block":
+        raise ConfigError(
+            "profile fast-dllm-v2",
+            expected="a block-diffusion model (Fast-dLLM v2)",
+            got=family,
+            remedy="Use profile fast-dllm for LLaDA and Dream.",
+        )
+    block, length = said.take("block_length", BLOCK), said.take("small_block_size", SUB_BLOCK)
+    threshold, cached = said.take("threshold", 1.0), bool(said.take("dual_cache"))
+    said.take("use_cache")  # finished blocks are always kept
+    temperature = float(said.take("temperature", 0.0))
+    top_p = said.take("top_p", 0.95 if temperature else None)
+    sampling = Sampling(temperature, top_p, precision="model", exclude_mask=False, filtered_confidence=True)
+    return Strategy(
+        catalog.parse("schedule", f"v2_blocks(length={length}, block={block})"),
+        catalog.parse("policy", f"v2_threshold({threshold!r}, block={block})"),
+        catalog.parse("cache", f"v2_cache(block={block}, length={length}, sub_blocks={cached})"),
+        None,
+        _checked(sampling),
+    )
+
+
+def v2_batch(strategy: Strategy, prompts: tuple[int, ...]) -> Strategy:
+    """Fast-dLLM v2's `batch_sample`: its `generate` strategy for one batch of prompts of these lengths.
+
+    Every row ends with the block in which it committed EOS. Lengths decide who is prefilled and gets a bonus token.
+    """
+    shortest, longest = min(prompts), max(prompts)
+    return dataclasses.replace(
+        strategy,
+        schedule=dataclasses.replace(strategy.schedule, shortest=shortest, longest=longest),  # type: ignore[type-var]
+        policy=dataclasses.replace(strategy.policy, shortest=shortest, batch=True),  # type: ignore[type-var]
+        cache=dataclasses.replace(strategy.cache, shortest=shortest),  # type: ignore[type-var]
+        early_stop=False,
+    )
+
+
+def answer_length(options: DecodeOptions, prompt: int, tokens: int) -> int:
+    """Positions of the answer for a prompt and an upper bound in tokens.
+
+    Profile `fast-dllm-v2` counts the bound in blocks, from the block that holds the prompt's tail, and adds the bonus
+    token of the last one, as its reference does.
+
+    Raises:
+        ConfigError: a bound below one block, with which the reference does nothing.
+    """
+    if options.profile != "fast-dllm-v2":
+        return tokens
+    block = options.block_length or BLOCK
+    if tokens < block:
+        raise ConfigError(
+            "max tokens", expected=f"at least one block ({block}) with profile fast-dllm-v2", got=str(tokens)
+        )
+    return (prompt // block + tokens // block) * block + 1 - prompt
 
 
 def _dream_sampling(said: Said) -> Sampling:

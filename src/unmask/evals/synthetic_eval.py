@@ -94,7 +94,7 @@ def evaluate(
     if count < 1:
         raise ConfigError("count", expected=">= 1", got=str(count))
     names = list(TASKS) if tasks is None else [task_named(t).name for t in tasks]
-    own = {"schedule": model.recommended().schedule}
+    own = {"schedule": model.recommended().schedule} if model.traits.mask_id is not None else {}
     for name in names:
         items = held_out(name, count, seed)
         for label, options in (strategies or {"1 token/step, none": {**ONE_PER_STEP, "cache": "none"}}).items():
@@ -155,6 +155,8 @@ def metric(
 ) -> dict[str, float]:
     """Exact match at one token per step during training: a recipe's `validate.metric`.
 
+    A diffusion model decodes 48 positions in blocks of 16, an autoregressive one left to right.
+
     Args:
         config: config.json of the model. tokenizer: the directory of its tokenizer.
         count: held-out items per task. tasks: a comma list, empty for all.
@@ -166,5 +168,6 @@ def metric(
     denoiser = TransformerDenoiser(model, family.traits(config))
     loaded = Model(denoiser, Codec.from_dir(tokenizer), family, config, "training", None, count)
     names = [t.strip() for t in tasks.split(",") if t.strip()] or None
-    found = {s.task: s.accuracy for s in evaluate(loaded, names, count, {"": {**ONE_PER_STEP, **SMALL_CANVAS}})}
+    options = {**ONE_PER_STEP, **SMALL_CANVAS} if loaded.traits.mask_id is not None else {"gen_length": 48}
+    found = {s.task: s.accuracy for s in evaluate(loaded, names, count, {"": options})}
     return {"exact": fmean(found.values()), **{f"exact/{name}": value for name, value in found.items()}}

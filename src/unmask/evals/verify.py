@@ -21,20 +21,24 @@ from torch import Tensor
 
 from unmask.core.errors import InputError, UnmaskError
 from unmask.core.events import Failed, Stepped, fold
-from unmask.core.types import Batch, Forwarded, Lane, Plan, Request, Strategy, Traits
+from unmask.core.types import Request, Strategy, Traits
 from unmask.engine.engine import Engine
 from unmask.engine.options import DecodeOptions
 from unmask.engine.profiles import lenient
+from unmask.evals import verify_v2
 from unmask.evals.likelihood import round_value
-from unmask.models.denoiser import KVStore, TransformerDenoiser
+from unmask.evals.recorded import Traced, differences, forward, trace_differences
+from unmask.models.denoiser import TransformerDenoiser
 from unmask.models.load import load_model
 
 LOGIT_TOLERANCE = 2e-3
 REFERENCES = {
     "llada": ("ml_gsai_generate", "fastdllm_v1", "get_log_likelihood"),
     "dream": ("dream_hf", "fastdllm_dream_baseline", "fastdllm_dream_block"),
+    "fastdllm_v2": verify_v2.REFERENCES,
 }
 KINDS = ("logits", "logits_prefix_cache", "logits_dual_cache", "generate", "loglikelihood")
+V2_KINDS = ("logits", "generate", *verify_v2.KINDS)
 
 
 @dataclass(frozen=True)
@@ -129,8 +133,9 @@ def _read(folder: Path) -> tuple[Path, dict[str, Any]]:
     if not isinstance(family, str) or family not in REFERENCES:
         raise InputError(f"{folder}: family", expected=f"one of: {', '.join(REFERENCES)}", got=repr(family))
     for name, kind, reference in labels:
-        if kind not in KINDS:
-            raise InputError(f"{folder}: case {name}: kind", expected=f"one of: {', '.join(KINDS)}", got=repr(kind))
+        kinds = V2_KINDS if family == "fastdllm_v2" else KINDS
+        if kind not in kinds:
+            raise InputError(f"{folder}: case {name}: kind", expected=f"one of: {', '.join(kinds)}", got=repr(kind))
         if reference not in REFERENCES[family]:
             known = ", ".join(REFERENCES[family])
             raise InputError(f"{folder}: case {name}: reference", expected=f"one of: {known}", got=repr(reference))
@@ -145,7 +150,8 @@ def _run_folder(folder: Path, data: dict[str, Any]) -> Iterator[CaseResult]:
     tensors = _tensors(folder, data)
     for case in data["cases"]:
         try:
-            problem, error = _run_case(denoiser, family, case, tensors)
+            run = _run_v2_case if data["family"] == "fastdllm_v2" else _run_case
+            problem, error = run(denoiser, family, case, tensors)
         except (UnmaskError, KeyError, TypeError, ValueError, IndexError, RuntimeError) as e:
             problem, error = f"{type(e).__name__}: {e}", None
         yield CaseResult(str(folder), case["id"], case["kind"], not problem, problem, error)
@@ -173,6 +179,17 @@ def _run_case(
             denoiser, case["inputs"]
         )
     return _compare(logits, case, tensors[case["tensor"]])
+
+
+def _run_v2_case(
+    denoiser: TransformerDenoiser, family: str, case: dict[str, Any], tensors: dict[str, Tensor]
+) -> tuple[str, float | None]:
+    if case["kind"] == "generate":
+        return verify_v2.generate(denoiser, case), None
+    with torch.inference_mode():
+        logits, problem = verify_v2.logits(denoiser, case)
+    found, error = _compare(logits, case, tensors[case["tensor"]])
+    return "; ".join(p for p in (found, problem) if p), error
 
 
 # ---- logits ----------------------------------------------------------------------------------------------------------
@@ -219,16 +236,9 @@ def _cached(denoiser: TransformerDenoiser, inputs: dict[str, Any], start: int, s
     for full, part in zip(inputs["cache_from"], inputs["input_ids"], strict=True):
         n = len(full)
         store = denoiser.new_store(1, n)
-        _forward(denoiser, store, torch.tensor(full), 0, n, n)
-        rows.append(_forward(denoiser, store, torch.tensor(part), start, stop, n))
+        forward(denoiser, store, torch.tensor(full), 0, n)
+        rows.append(forward(denoiser, store, torch.tensor(part[: stop - start]), start, n))
     return torch.stack(rows)
-
-
-def _forward(denoiser: TransformerDenoiser, store: KVStore, ids: Tensor, start: int, stop: int, horizon: int) -> Tensor:
-    at = torch.arange(start, stop)
-    plan = Plan(((start, stop),), at, (), denoiser.traits.attention.visible(((start, stop),), horizon))
-    batch = Batch(ids, at, at - start, (Lane(0, plan),))
-    return denoiser.model.logits(denoiser(batch, store).hidden)
 
 
 # ---- likelihood ------------------------------------------------------------------------------------------------------
@@ -250,27 +260,13 @@ def _likelihood(denoiser: TransformerDenoiser, case: dict[str, Any]) -> str:
 # ---- generate --------------------------------------------------------------------------------------------------------
 
 
-class _Traced:
-    """A denoiser that notes each call: rows per lane and mask ids among them."""
-
-    def __init__(self, inner: TransformerDenoiser) -> None:
-        self.inner = inner
-        self.traits, self.head, self.layers, self.device = inner.traits, inner.head, inner.layers, inner.device
-        self.support, self.new_store, self.grow_store = inner.support, inner.new_store, inner.grow_store
-        self.calls: list[list[int]] = []
-
-    def __call__(self, batch: Batch, store: KVStore) -> Forwarded:
-        self.calls.append([batch.ids.numel() // len(batch.lanes), int(batch.ids.eq(self.traits.mask_id or 0).sum())])
-        return self.inner(batch, store)
-
-
 def _generate(denoiser: TransformerDenoiser, family: str, case: dict[str, Any]) -> str:
     settings, inputs = case["settings"], case["inputs"]
     strategy = _strategy(denoiser.traits, family, case["reference"], settings)
     seed, length = settings.get("torch_seed", 0), settings["gen_length"]
     masked = case["reference"] != "fastdllm_v1" and "attention_mask" in inputs
     masks = inputs["attention_mask"] if masked else [[1] * len(r) for r in inputs["input_ids"]]
-    traced = _Traced(denoiser)
+    traced = Traced(denoiser)
     engine = Engine(traced, slots=2 * len(masks))
     for i, (row, mask) in enumerate(zip(inputs["input_ids"], masks, strict=True)):
         real = [t for t, m in zip(row, mask, strict=True) if m]
@@ -284,9 +280,9 @@ def _generate(denoiser: TransformerDenoiser, family: str, case: dict[str, Any]) 
     for i, (row, mask) in enumerate(zip(inputs["input_ids"], masks, strict=True)):
         answer = [mask_id if t < 0 else t for t in canvases[str(i)].ids[sum(mask) :]]
         found.append(row + answer)
-    problems = _differences(found, engine.stats.model_calls, case["expected"])
+    problems = differences(found, engine.stats.model_calls, case["expected"])
     if problems or (len(masks) == 1 and all(masks[0])):
-        problems += _trace_differences(traced.calls, case.get("trace"))
+        problems += trace_differences(traced.calls, case.get("trace"))
     if "history" in case:
         problems += _history_differences(events, case["history"], inputs, length, mask_id)
     return "; ".join(problems)
@@ -322,27 +318,6 @@ def _strategy(traits: Traits, family: str, reference: str, s: dict[str, Any]) ->
     suppress = (s["eos_id"],) if s.get("logits_eos_inf") else ()
     demote = (s["eos_id"], s["eot_id"]) if s.get("confidence_eos_eot_inf") else ()
     return replace(strategy, sampling=replace(strategy.sampling, suppress=suppress, demote=demote))
-
-
-def _differences(found: list[list[int]], calls: int, expected: dict[str, Any]) -> list[str]:
-    problems = []
-    for i, (ours, theirs) in enumerate(zip(found, expected["sequences"], strict=True)):
-        if ours != theirs:
-            at = next(
-                (j for j, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), min(len(ours), len(theirs))
-            )
-            problems.append(f"row {i} differs first at position {at}")
-    if calls != expected["nfe"]:
-        problems.append(f"nfe {calls}, expected {expected['nfe']}")
-    return problems
-
-
-def _trace_differences(calls: list[list[int]], trace: list[list[int]] | None) -> list[str]:
-    if trace is None or calls == trace:
-        return []
-    at = next((i for i, (a, b) in enumerate(zip(calls, trace, strict=False)) if a != b), min(len(calls), len(trace)))
-    ours, theirs = (seq[at] if at < len(seq) else "none" for seq in (calls, trace))
-    return [f"model call {at} has [rows, masks] {ours}, expected {theirs}"]
 
 
 def _history_differences(

@@ -1,13 +1,15 @@
 """Runs decoding strategies side by side: every round runs each of them once and then samples the floor (A B C, A B C).
 
-Enters: a denoiser and strategies. Leaves: one `Measured` per strategy and way of running. A workload is one request, or
-`crowd` requests of mixed lengths, through one engine together or one after the other.
+Enters: cases, each a strategy on a model (one set of weights may stand behind several readings of it). Leaves: one
+`Measured` per case. A workload is one request, or `crowd` requests of mixed lengths, through one engine together or one
+after the other.
 """
 
 from __future__ import annotations
 
 import statistics
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,10 +17,9 @@ from functools import partial
 import torch
 
 from unmask.core.errors import RunError
-from unmask.core.events import Accepted, Event, Failed, Finished, Stepped
+from unmask.core.events import Accepted, Event, Failed, Finished, Opened, Stepped
 from unmask.core.protocols import Denoiser
 from unmask.core.types import Request, Strategy, Traits
-from unmask.engine.clock import now
 from unmask.engine.engine import Engine
 from unmask.lab.floor import Clock, Floor, Rows
 from unmask.lab.memory import peak_bytes
@@ -28,12 +29,23 @@ FEWEST_ROUNDS = 5
 
 @dataclass(frozen=True)
 class Case:
-    """One line of the comparison. requests are decoded in one engine (together) or in one after the other."""
+    """One line of the comparison.
 
+    Args:
+        strategy: what to call it. cache, policy: its specs.
+        requests: decoded in one engine (together) or in one after the other.
+        tokens_per_step: of a policy that counts steps.
+        baseline: its name on the command line, for what is there to be compared with.
+    """
+
+    strategy: str
     cache: str
     policy: str
+    denoiser: Denoiser
     requests: tuple[Request, ...]
     together: bool = True
+    tokens_per_step: int | None = None
+    baseline: str | None = None
 
 
 @dataclass
@@ -43,6 +55,8 @@ class Ran:
     seconds: float = 0.0
     cpu_seconds: float = 0.0
     forwards: list[Rows] = field(default_factory=list)
+    kinds: Counter[tuple[str, int]] = field(default_factory=Counter)
+    """How many forwards of a kind computed so many rows, counted per sequence."""
     tokens: int = 0
     nfe: int = 0
     model_calls: int = 0
@@ -51,12 +65,19 @@ class Ran:
 
 @dataclass(frozen=True)
 class Measured:
-    """All runs of a case (they compute the same), the floor in seconds, and the peak of memory above the weights."""
+    """All runs of a case (they compute the same) and what they are held against.
+
+    Args:
+        floor, strict_floor: seconds of the whole decode. peak: bytes above the weights, where the system says it.
+        products: seconds of one forward's products by their number of rows: layers, head.
+    """
 
     case: Case
     runs: tuple[Ran, ...]
     floor: float
+    strict_floor: float
     peak: int | None
+    products: tuple[dict[int, float], dict[int, float]] = ({}, {})
 
     @property
     def median(self) -> float:
@@ -64,26 +85,23 @@ class Measured:
 
     @property
     def share(self) -> float:
-        """Floor / median wall time of the whole decode."""
+        """Floor / median time of the whole decode."""
         return self.floor / self.median
 
 
-def compare(
-    denoiser: Denoiser, floor: Floor, cases: Sequence[Case], rounds: int, block: int, clock: Clock | None = None
-) -> list[Measured]:
+def compare(floor: Floor, cases: Sequence[Case], rounds: int, clock: Clock) -> list[Measured]:
     """Interleaved rounds over the cases, at least `FEWEST_ROUNDS` of the floor.
 
     Args:
-        block: rows per sequence at which the floor counts the output matrix.
-        clock: seconds; None is wall time that waits for the device.
+        clock: seconds, read after the device has finished.
     """
-    seconds = clock or (lambda: now(denoiser.device))
 
     def run(case: Case) -> Ran:
-        return decode(denoiser, case, block, seconds)
+        return decode(case, clock)
 
-    _warm_up(denoiser, cases[0])
-    peaks = [peak_bytes(partial(run, case), denoiser.device) for case in cases]
+    for case in {id(c.denoiser): c for c in cases}.values():
+        _warm_up(case)
+    peaks = [peak_bytes(partial(run, case), case.denoiser.device) for case in cases]
     runs: list[list[Ran]] = [[] for _ in cases]
     seen: set[Rows] = set()
     for _ in range(rounds):
@@ -93,44 +111,52 @@ def compare(
         floor.sample(seen)
     for _ in range(max(0, FEWEST_ROUNDS - rounds)):
         floor.sample(seen)
-    return [Measured(c, tuple(r), floor.seconds(r[0].forwards), p) for c, r, p in zip(cases, runs, peaks)]
+    return [_measured(floor, c, tuple(r), p) for c, r, p in zip(cases, runs, peaks)]
 
 
-def _warm_up(denoiser: Denoiser, case: Case) -> None:
+def _measured(floor: Floor, case: Case, runs: tuple[Ran, ...], peak: int | None) -> Measured:
+    forwards = runs[0].forwards
+    strict = floor.seconds(forwards, strict=True)
+    return Measured(case, runs, floor.seconds(forwards), strict, peak, floor.best(forwards))
+
+
+def _warm_up(case: Case) -> None:
     """Two steps, after which kernels are built and pages touched."""
-    engine = Engine(denoiser, slots=_lanes(case.requests[0].strategy))
+    engine = Engine(case.denoiser, slots=_lanes(case.requests[0].strategy))
     engine.submit(case.requests[0])
     for _ in range(2):
         engine.step()
 
 
-def decode(denoiser: Denoiser, case: Case, block: int, clock: Clock) -> Ran:
+def decode(case: Case, clock: Clock) -> Ran:
     """One decode of every request of the case, engine and store included."""
     ran, groups = Ran(), [case.requests] if case.together else [(r,) for r in case.requests]
     cpu, begun = time.process_time(), clock()
     for group in groups:
-        _decode_group(denoiser, group, block, ran)
+        _decode_group(case.denoiser, group, ran)
     ran.seconds, ran.cpu_seconds = clock() - begun, time.process_time() - cpu
     return ran
 
 
-def _decode_group(denoiser: Denoiser, requests: Sequence[Request], block: int, ran: Ran) -> None:
+def _decode_group(denoiser: Denoiser, requests: Sequence[Request], ran: Ran) -> None:
     engine = Engine(denoiser, slots=sum(_lanes(r.strategy) for r in requests))
     for request in requests:
         engine.submit(request)
-    visible = _Visible(denoiser.traits)
+    watch = _Watch(denoiser, requests)
     while not engine.idle:
-        rows, calls = engine.stats.rows, engine.stats.model_calls
-        events = engine.step()
-        stepped = [e for e in events if isinstance(e, Stepped)]
-        calls = engine.stats.model_calls - calls
+        before = (engine.stats.rows, engine.stats.head_rows, engine.stats.model_calls)
+        watch.open_rows = 0
+        for event in engine.step():
+            watch(event)
+        rows, scored, calls = (
+            after - start
+            for after, start in zip((engine.stats.rows, engine.stats.head_rows, engine.stats.model_calls), before)
+        )
         if calls:
-            done = Rows((engine.stats.rows - rows) // calls, block * _speaking(requests, stepped) // calls)
-            ran.forwards += [done] * calls
-        for event in events:
-            visible(event)
-            ran.nfe += event.nfe if isinstance(event, Finished) else 0
-    ran.tokens += visible.count
+            ran.forwards += [Rows(rows // calls, watch.open_rows // calls, scored // calls)] * calls
+    ran.kinds += watch.kinds
+    ran.nfe += watch.nfe
+    ran.tokens += watch.visible.count
     ran.model_calls += engine.stats.model_calls
     ran.head_rows += engine.stats.head_rows
 
@@ -139,10 +165,26 @@ def _lanes(strategy: Strategy) -> int:
     return 1 if strategy.guidance is None else strategy.guidance.lanes
 
 
-def _speaking(requests: Sequence[Request], stepped: Sequence[Stepped]) -> int:
-    """How many lanes took part in a step."""
-    lanes = {r.id: _lanes(r.strategy) for r in requests}
-    return sum(lanes[e.id] for e in stepped)
+class _Watch:
+    """Counts what the events of a decode tell: forwards by kind and rows, rows of open blocks, visible tokens."""
+
+    def __init__(self, denoiser: Denoiser, requests: Sequence[Request]) -> None:
+        self.layers = denoiser.layers
+        self.lanes = {r.id: _lanes(r.strategy) for r in requests}
+        self.visible = _Visible(denoiser.traits)
+        self.kinds: Counter[tuple[str, int]] = Counter()
+        self.nfe = self.open_rows = 0
+        self.blocks: dict[str, int] = {}
+
+    def __call__(self, event: Event) -> None:
+        self.visible(event)
+        if isinstance(event, Opened):
+            self.blocks[event.id] = event.stop - event.start
+        elif isinstance(event, Stepped):
+            self.kinds[event.work.kind, event.work.row_layers // self.layers] += 1
+            self.open_rows += self.blocks[event.id] * self.lanes[event.id] if event.work.head_rows else 0
+        elif isinstance(event, Finished):
+            self.nfe += event.nfe
 
 
 class _Visible:

@@ -1,8 +1,9 @@
 """The matmul floor of a decode: the time its matrix products alone would take, measured in the same process.
 
 Per forward: every layer matrix of the model once, at the rows that forward computed, and the output matrix at the rows
-of the open blocks (also where fewer were scored). Each is one `torch.mm(out=)` in the run's dtype on the model's own
-weights (q, k, v and gate, up are one matrix each, as the model holds them), so all bytes of the model are read. The
+of the open blocks (also where fewer were scored; none where a forward is not asked for a token). Each is one
+`torch.mm(out=)` in the run's dtype on the model's own weights (q, k, v and gate, up are one matrix each, as the model
+holds them), so all bytes of the model are read. The strict floor takes the output matrix at the scored rows only. The
 floor takes the minimum over the rounds, the decode its median.
 """
 
@@ -19,10 +20,11 @@ Clock = Callable[[], float]
 
 
 class Rows(NamedTuple):
-    """What one forward computed: rows through the layers, and rows of its open blocks."""
+    """What one forward computed: rows through the layers, rows of its open blocks, and rows that were scored."""
 
     layers: int
     head: int
+    scored: int
 
 
 @dataclass
@@ -44,12 +46,24 @@ class Floor:
         """Measures every distinct number of rows once."""
         for rows in sorted({f.layers for f in forwards}):
             self.layer_times.setdefault(rows, []).append(self._time(self.matrices, rows))
-        for rows in sorted({f.head for f in forwards}):
+        for rows in sorted({n for f in forwards for n in (f.head, f.scored) if n}):
             self.head_times.setdefault(rows, []).append(self._time((self.head,), rows))
 
-    def seconds(self, forwards: Sequence[Rows]) -> float:
-        """The floor of a whole decode: the sum over its forwards of the best times seen."""
-        return sum(min(self.layer_times[f.layers]) + min(self.head_times[f.head]) for f in forwards)
+    def seconds(self, forwards: Sequence[Rows], strict: bool = False) -> float:
+        """The floor of a whole decode: the sum over its forwards of the best times seen.
+
+        Args:
+            strict: the output matrix at the scored rows only.
+        """
+        heads = (f.scored if strict else f.head for f in forwards)
+        layers = sum(min(self.layer_times[f.layers]) for f in forwards)
+        return layers + sum(min(self.head_times[rows]) for rows in heads if rows)
+
+    def best(self, forwards: Sequence[Rows]) -> tuple[dict[int, float], dict[int, float]]:
+        """The best times of these forwards' products by their number of rows: layers, head."""
+        layers = {n: min(self.layer_times[n]) for n in sorted({f.layers for f in forwards})}
+        heads = {n: min(self.head_times[n]) for n in sorted({f.head for f in forwards}) if n}
+        return layers, heads
 
     def _time(self, matrices: Sequence[Tensor], rows: int) -> float:
         inputs = {m.shape[1]: torch.randn(rows, m.shape[1], device=m.device).to(m.dtype) for m in matrices}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from unmask.core import catalog
 from unmask.core.errors import CheckpointError, SpecError
@@ -83,6 +83,9 @@ class Family:
         to_transformer, traits: read a config; a key that this format cannot honour is refused by name.
         recommended: (config, chat, max_tokens) -> settings; `chat` says that the checkpoint has a chat template.
         turn_end: special tokens, besides EOS, that end an assistant's turn.
+        mask_token: text of the mask token where the config may leave its id to the tokenizer.
+        kind: what is decoded: a whole canvas ("canvas"), blocks that see no later one ("block"), or one token at a
+            time ("autoregressive").
     """
 
     name: str
@@ -94,6 +97,8 @@ class Family:
     recommended: Callable[[Config, bool, int], Recommended]
     turn_end: tuple[str, ...] = ()
     known_issues: tuple[str, ...] = ()
+    mask_token: str = ""
+    kind: Literal["canvas", "block", "autoregressive"] = "canvas"
 
 
 def find_family(config: Config) -> Family:

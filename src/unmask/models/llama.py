@@ -133,4 +133,5 @@ FAMILY = Family(
     recommended=autoregressive,
     turn_end=("<|im_end|>", "<|eot_id|>"),
     known_issues=("Autoregressive: no parallel decoding; RoPE scaling (Llama 3.1 and later) is refused.",),
+    kind="autoregressive",
 )

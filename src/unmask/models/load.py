@@ -102,6 +102,7 @@ def inspect(directory: Path, override: Mapping[str, Any] | None = None) -> Inspe
     config = dict(override) if override is not None else read_config(directory)
     family = find_family(config)
     shape, traits = family.to_transformer(config), _with_generation_eos(directory, family.traits(config))
+    traits = _with_mask(directory, family, shape, traits)
     tensors = {n: s for n, s in find_tensors(directory).items() if not ROTARY.search(n)}
     tied_copy = _tied_copy(directory, family, shape, tensors)
     parts = match(directory, tuple(pieces(family.names, shape)), tensors)
@@ -177,6 +178,36 @@ def _with_generation_eos(directory: Path, traits: Traits) -> Traits:
     if not all(type(i) is int and i >= 0 for i in ids):
         raise CheckpointError(f"{path}: eos_token_id", expected="an id, a list of ids, or null", got=repr(eos))
     return replace(traits, eos_ids=tuple(dict.fromkeys((*traits.eos_ids, *ids))))
+
+
+def _with_mask(directory: Path, family: Family, shape: TransformerConfig, traits: Traits) -> Traits:
+    """A mask id that the config leaves out is the tokenizer's id of the family's mask token."""
+    if traits.mask_id is not None or not family.mask_token:
+        return traits
+    found = added_token(directory, family.mask_token)
+    if found is None or not 0 <= found < shape.vocab_size:
+        token = f"{family.mask_token} (id below {shape.vocab_size})"
+        raise CheckpointError(
+            f"{directory}: the mask id",
+            expected=f"mask_token_id in config.json, or {token} in its tokenizer",
+            got="neither" if found is None else f"id {found} in the tokenizer",
+            remedy="Add mask_token_id to config.json, or put the tokenizer files that belong to the weights beside it.",
+        )
+    return replace(traits, mask_id=found)
+
+
+def added_token(directory: Path, text: str) -> int | None:
+    """The id of an added token by a directory's tokenizer.json, tokenizer_config.json or added_tokens.json."""
+
+    def read(name: str) -> dict[str, Any]:
+        return read_json(directory / name) if (directory / name).is_file() else {}
+
+    listed = read("tokenizer.json").get("added_tokens")
+    decoder = read("tokenizer_config.json").get("added_tokens_decoder")
+    entries = [(e.get("content"), e.get("id")) for e in listed or [] if isinstance(e, dict)]
+    entries += [(e.get("content"), int(i)) for i, e in (decoder or {}).items() if isinstance(e, dict) and i.isdigit()]
+    entries += read("added_tokens.json").items()
+    return next((i for content, i in entries if content == text and type(i) is int), None)
 
 
 def _tied_copy(

@@ -34,4 +34,5 @@ FAMILY = Family(
     recommended=autoregressive,
     turn_end=("<|im_end|>",),
     known_issues=("Autoregressive: no parallel decoding.",),
+    kind="autoregressive",
 )

@@ -32,10 +32,15 @@ _DREAM_MID = _DREAM | {
     "num_key_value_heads": 4,
 }  # fmt: skip
 
+_V2_MID = _DREAM_MID | {
+    "model_type": "Fast_dLLM_Qwen", "architectures": ["Fast_dLLM_QwenForCausalLM"], "max_position_embeddings": 32_768,
+    "bd_size": 32, "mask_token_id": 151_665, "eos_token_id": 151_645, "pad_token_id": 151_643,
+}  # fmt: skip
+
 SHAPES: dict[str, dict[str, Any]] = {
     "llada-mid": _LLADA | {"d_model": 1024, "n_layers": 12, "n_heads": 16, "n_kv_heads": 16, "mlp_hidden_size": 2816},
     "dream-mid": _DREAM_MID,
-    "v2-mid": _DREAM_MID,
+    "v2-mid": _V2_MID,
     "llada-8b": _LLADA | {"d_model": 4096, "n_layers": 32, "n_heads": 32, "n_kv_heads": 32, "mlp_hidden_size": 12_288},
     "dream-7b": _DREAM
     | {
@@ -44,7 +49,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 
-LAYER_KEYS = {"llada": "n_layers", "Dream": "num_hidden_layers"}
+LAYER_KEYS = {"llada": "n_layers", "Dream": "num_hidden_layers", "Fast_dLLM_Qwen": "num_hidden_layers"}
 
 
 def shape_config(shape: str, vocab: int | None = None, layers: int | None = None) -> dict[str, Any]:

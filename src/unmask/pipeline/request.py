@@ -14,6 +14,7 @@ import torch
 from unmask.core.errors import RequestError
 from unmask.core.types import Request, Strategy
 from unmask.engine.engine import sequence_of
+from unmask.engine.profiles import answer_length
 from unmask.models.recommend import DEFAULT_TOKENS
 from unmask.pipeline.ask import Ask, Prompt
 from unmask.pipeline.settings import CHECKPOINT, DEFAULT, GIVEN, Settings, resolve
@@ -63,6 +64,7 @@ def prepare_one(model: Model, prompt: Prompt, ask: Ask, id: str) -> Prepared:
     length, length_by, advice = _length(model, len(ids), chat, ask.length if given is None else len(given))
     settings = resolve(ask.options, advice, model.traits, model.kind.model_type, length, length_by)
     if given is None:
+        length = answer_length(ask.options, len(ids), length)
         given = [None] * length
         for position, token in _constraints(model, ask, length).items():
             given[position] = token

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from unmask.models.family import Recommended
 
 GIVEN, CHECKPOINT, DEFAULT = "given", "checkpoint", "default"
-SCHEDULE = ("schedule", "block_length")
+SCHEDULE = ("schedule", "block_length", "small_block_size")
+CACHE = ("cache", "use_cache", "dual_cache")
 POLICY = ("policy", "steps", "threshold", "factor", "remasking", "alg", "alg_temp", "eps")
 NUMBERS = ("steps", "threshold", "factor")
 AXES = ("schedule", "policy")
@@ -65,7 +66,7 @@ def _merge(options: DecodeOptions, advice: Recommended, said: set[str], paired: 
     it; any other choice on these two axes replaces the pair. Not `paired`: the model leaves no choice on them.
     """
     pair = _pair(advice, options, said) if paired else {}
-    found: dict[str, Any] = {**pair} if "cache" in said else {**pair, "cache": advice.cache}
+    found: dict[str, Any] = {**pair} if said & {*CACHE} else {**pair, "cache": advice.cache}
     unknown = sorted({*advice.sampling} - {f.name for f in fields(options)})
     if unknown:
         raise CheckpointError(
@@ -131,11 +132,11 @@ def _table(
         "profile": f"{options.profile} ({DEFAULT if options.profile == 'default' else GIVEN})",
         "gen_length": length,
     }
-    for axis, names in (("schedule", SCHEDULE), ("policy", POLICY), ("cache", ("cache",))):
+    for axis, names in (("schedule", SCHEDULE), ("policy", POLICY), ("cache", CACHE)):
         table[axis] = f"{spelled(getattr(strategy, axis))} ({source(*names)})"
     if strategy.guidance is not None:
         table["guidance"] = f"{strategy.guidance!r} ({source('cfg_scale', 'guidance_scale')})"
     table["temperature"] = f"{strategy.sampling.temperature:g} ({source('temperature')})"
-    rest = [n for n in who if n not in {*SCHEDULE, *POLICY, "cache", "cfg_scale", "guidance_scale", "temperature"}]
+    rest = [n for n in who if n not in {*SCHEDULE, *POLICY, *CACHE, "cfg_scale", "guidance_scale", "temperature"}]
     table |= {n: f"{getattr(merged, n)} ({who[n]})" for n in rest}
     return table

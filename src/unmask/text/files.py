@@ -23,6 +23,9 @@ QWEN2_WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 OTHER_FILES = ("vocab.json", "vocab.txt", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
+CONFIG_FILES = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja")
+FILES = ("tokenizer.json", "merges.txt", *OTHER_FILES, *CONFIG_FILES)
+"""Everything that may belong to a tokenizer."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,16 @@ def _read(directory: Path, config: Mapping[str, Any], old: Mapping[str, Any]) ->
     backend.no_truncation()
     _declare(backend, config, (*named.values(), *extra), directory)
     return TokenizerFiles(backend, named, extra, _templates(directory, config))
+
+
+def copied_tokenizer(directory: Path) -> dict[str, bytes]:
+    """The files that make up the tokenizer of a directory, by name, once they have been read without complaint.
+
+    Raises:
+        CheckpointError: no tokenizer there, or one that is damaged or needs remote code.
+    """
+    read_tokenizer(directory)
+    return {n: (directory / n).read_bytes() for n in FILES if (directory / n).is_file()}
 
 
 # ---- the three doors -------------------------------------------------------------------------------------------------

@@ -14,8 +14,9 @@ from typing import Any, ClassVar, Protocol
 
 from unmask.core.errors import ConfigError
 from unmask.text.codec import Codec
-from unmask.train.batch import Batch, Row, collate
-from unmask.train.records import TEXT, Files, Hub, Shuffled, text_field
+from unmask.train.batch import Batch, Row, Span, collate
+from unmask.train.chat import encode_conversation
+from unmask.train.records import TEXT, Files, Hub, Shuffled, messages_field, text_field
 from unmask.train.tokenizer import ASSISTANT, EOS, SYSTEM, USER
 
 State = dict[str, Any]
@@ -35,7 +36,12 @@ Generate = Callable[[random.Random, Mapping[str, float]], Iterator[Item]]
 
 
 class Stream(Protocol):
-    """Endless batches with a position that can be saved, and texts to train a tokenizer on (before `bind`)."""
+    """Endless batches with a position that can be saved, and texts to train a tokenizer on (before `bind`).
+
+    left_out: records passed over so far because they are too long.
+    """
+
+    left_out: int
 
     def bind(self, codec: Codec) -> None: ...
     def next(self) -> Batch: ...
@@ -48,6 +54,7 @@ class _Bound:
     """The tokenizer arrives after the stream: it may have been trained on the stream's own texts."""
 
     _codec: Codec | None = None
+    left_out = 0
 
     def bind(self, codec: Codec) -> None:
         self._codec = codec
@@ -89,8 +96,8 @@ class GeneratorData:
         stages: the mixture over time, first `start` 0.
         batch_tokens: a batch is full once it holds so many tokens.
         gen_lengths, gen_share, short_tail: the answer is followed by EOS up to one of `gen_lengths` in `gen_share` of
-            the
-            rows, and by 0 to `short_tail` EOS in the others: so every generation length is in distribution.
+            the rows, and by 0 to `short_tail` EOS in the others: so every generation length is in distribution. With
+            gen_share 0 and short_tail 0 a row ends with its one EOS, as autoregressive and block models want it.
         whole_share: rows whose prompt may be masked too (infilling).
         cut_after: where a cut (see `Stage`) falls: behind one of these tokens, or anywhere in an answer without one.
         history_share, system_share: rows with one earlier turn, rows with a system prompt out of `systems`.
@@ -211,8 +218,8 @@ class TextData:
         source: local files or a hub dataset. field: the text of a record.
         length: tokens of a row. rows: rows of a batch.
         packed: documents run on across rows, each ended by EOS, and every row is full; otherwise one document a row,
-            cut
-            at `length`.
+            cut at `length`.
+        document_mask: the documents of a packed row do not see each other; otherwise each sees the earlier ones.
         window: records shuffled together.
     """
 
@@ -222,34 +229,39 @@ class TextData:
     length: int = 512
     rows: int = 16
     packed: bool = True
+    document_mask: bool = False
     window: int = 10_000
 
     def __post_init__(self) -> None:
         _positive(self, "length", "rows", "window")
+        _needs_packing(self, self.document_mask, "document_mask")
 
     def open(self, seed: int, per_step: int = 1) -> Stream:
         return TextStream(self, Shuffled(self.source.open(), seed, self.window))
 
 
 class TextStream(_Bound):
-    """Rows of text; the position is that of the records plus the tokens that wait for the next row."""
+    """Rows of text; the position is that of the records plus the documents that wait for the next row."""
 
     def __init__(self, cfg: TextData, records: Shuffled) -> None:
         self.cfg, self.records = cfg, records
-        self.waiting: list[int] = []
+        self.waiting: list[list[int]] = []
 
     def next(self) -> Batch:
-        rows = [Row(self._tokens(), 0) for _ in range(self.cfg.rows)]
-        return collate(rows, self.eos)
+        batch = collate([self._row() for _ in range(self.cfg.rows)], self.eos)
+        return batch.split_documents() if self.cfg.document_mask else batch
 
-    def _tokens(self) -> tuple[int, ...]:
+    def _row(self) -> Row:
         length = self.cfg.length
         if not self.cfg.packed:
-            return tuple(self._document()[:length])
-        while len(self.waiting) < length:
-            self.waiting += self._document()
-        row, self.waiting = self.waiting[:length], self.waiting[length:]
-        return tuple(row)
+            return Row(tuple(self._document()[:length]), 0)
+        parts: list[list[int]] = []
+        while room := length - sum(map(len, parts)):
+            document = self.waiting.pop(0) if self.waiting else self._document()
+            parts.append(document[:room])
+            if document[room:]:
+                self.waiting.insert(0, document[room:])
+        return Row(tuple(i for part in parts for i in part), 0, documents=tuple(map(len, parts)))
 
     def _document(self) -> list[int]:
         return [*self.codec.encode(text_field(self.records.next(), self.cfg.field)), self.eos]
@@ -262,7 +274,7 @@ class TextStream(_Bound):
 
     def restore(self, state: State) -> None:
         self.records.restore(state["records"])
-        self.waiting = list(state["waiting"])
+        self.waiting = [list(d) for d in state["waiting"]]
 
 
 # --- pairs of prompt and answer ---------------------------------------------------------------------------------------
@@ -316,10 +328,8 @@ class PairStream(_Bound):
             answer = self.codec.encode(text_field(record, self.cfg.answer))
             if len(prompt) + len(answer) < self.cfg.length:
                 return Row((*prompt, *answer, self.eos), len(prompt))
-        raise ConfigError(
-            f"{NO_ROW_LIMIT} records in a row are longer than data.length",
-            expected=f"pairs of up to {self.cfg.length} tokens",
-        )
+            self.left_out += 1
+        raise _all_too_long(f"pairs of up to {self.cfg.length} tokens")
 
     def _prompt(self, text: str) -> list[int]:
         codec = self.codec
@@ -331,15 +341,153 @@ class PairStream(_Bound):
             yield text_field(record, self.cfg.answer)
 
     def state(self) -> State:
-        return {"records": self.records.state()}
+        return {"records": self.records.state(), "left_out": self.left_out}
 
     def restore(self, state: State) -> None:
         self.records.restore(state["records"])
+        self.left_out = int(state["left_out"])
+
+
+# --- conversations ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ChatData:
+    """Conversations, written by the tokenizer's own chat template; scored is what the assistant says and the token that
+    ends its turn, in every turn.
+
+    Args:
+        source: local files or a hub dataset. messages: the field that holds `[{role, content}, ...]`.
+        length: tokens of a row. rows: rows of a batch.
+        packed: several conversations share a row of up to `length` tokens; otherwise each is a row.
+        block: every conversation of a packed row is padded to a multiple of this (`Batch.pads`), so that it begins on
+            the grid of a block model.
+        document_mask: the conversations of a row do not see each other, and none is cut: one that does not fit any more
+            begins the next row. Otherwise rows are full, each conversation sees the earlier ones of its row, and one
+            that runs over the end goes on in the next row (published Fast-dLLM v2).
+        window: records shuffled together.
+
+    A conversation longer than a row is left out and counted (`Stream.left_out`), except where rows run on.
+    """
+
+    kind: ClassVar[str] = "chat"
+    source: Files | Hub
+    messages: str = "messages"
+    length: int = 512
+    rows: int = 16
+    packed: bool = False
+    block: int = 1
+    document_mask: bool = False
+    window: int = 10_000
+
+    def __post_init__(self) -> None:
+        _positive(self, "length", "rows", "block", "window")
+        _needs_packing(self, self.block > 1, "block")
+        _needs_packing(self, self.document_mask, "document_mask")
+        if self.length % self.block:
+            expected = f"a multiple of data.block = {self.block}"
+            raise ConfigError("data.length is out of range", expected=expected, got=str(self.length))
+
+    def open(self, seed: int, per_step: int = 1) -> Stream:
+        return ChatStream(self, Shuffled(self.source.open(), seed, self.window))
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """A conversation, or the part of one that fell into a row: ids (the last `pad` only fill a block), scored spans."""
+
+    ids: tuple[int, ...]
+    answers: tuple[Span, ...]
+    pad: int = 0
+
+    def padded(self, block: int, fill: int) -> _Sample:
+        more = -len(self.ids) % block
+        return _Sample((*self.ids, *([fill] * more)), self.answers, more)
+
+    def part(self, start: int, stop: int) -> _Sample:
+        """The places from `start` to `stop`."""
+        last = len(self.ids) - self.pad
+        clipped = [(max(a, start) - start, min(b, stop) - start) for a, b in self.answers]
+        ids = self.ids[start:stop]
+        return _Sample(ids, tuple((a, b) for a, b in clipped if a < b), max(0, start + len(ids) - max(last, start)))
+
+
+class ChatStream(_Bound):
+    """Rows of conversations; the position is that of the records plus the conversation that waits for the next row."""
+
+    def __init__(self, cfg: ChatData, records: Shuffled) -> None:
+        self.cfg, self.records = cfg, records
+        self.waiting: _Sample | None = None
+
+    def bind(self, codec: Codec) -> None:
+        if not codec.has_template:
+            remedy = "use kind: pairs, or a tokenizer with a chat template"
+            raise ConfigError(
+                "data.kind is chat", expected="a tokenizer with a chat template", got="none", remedy=remedy
+            )
+        super().bind(codec)
+
+    def next(self) -> Batch:
+        if not self.cfg.packed:
+            return collate([_row([self._sample()]) for _ in range(self.cfg.rows)], self.eos)
+        batch = collate([_row(self._window()) for _ in range(self.cfg.rows)], self.eos)
+        return batch.split_documents() if self.cfg.document_mask else batch
+
+    def _window(self) -> list[_Sample]:
+        """Conversations that fill a row: whole ones under a document mask, else exactly `length` tokens."""
+        cfg, parts = self.cfg, list[_Sample]()
+        while room := cfg.length - sum(len(p.ids) for p in parts):
+            sample = self.waiting or self._sample().padded(cfg.block, self.eos)
+            self.waiting = None
+            if len(sample.ids) > room:
+                self.waiting = sample if cfg.document_mask else sample.part(room, len(sample.ids))
+                return parts if cfg.document_mask else [*parts, sample.part(0, room)]
+            parts.append(sample)
+        return parts
+
+    def _sample(self) -> _Sample:
+        for _ in range(NO_ROW_LIMIT):
+            messages = messages_field(self.records.next(), self.cfg.messages)
+            found = encode_conversation(self.codec, messages, self.eos)
+            if len(found.ids) <= self.cfg.length or (self.cfg.packed and not self.cfg.document_mask):
+                return _Sample(found.ids, found.answers)
+            self.left_out += 1
+        raise _all_too_long(f"conversations of up to {self.cfg.length} tokens")
+
+    def texts(self) -> Iterator[str]:
+        for record in self.records.once():
+            yield from (m["content"] for m in messages_field(record, self.cfg.messages))
+
+    def state(self) -> State:
+        waiting = None if self.waiting is None else [self.waiting.ids, self.waiting.answers, self.waiting.pad]
+        return {"records": self.records.state(), "waiting": waiting, "left_out": self.left_out}
+
+    def restore(self, state: State) -> None:
+        self.records.restore(state["records"])
+        self.left_out = int(state["left_out"])
+        self.waiting = None
+        if state["waiting"] is not None:
+            ids, answers, pad = state["waiting"]
+            self.waiting = _Sample(tuple(ids), tuple((a, b) for a, b in answers), pad)
+
+
+def _row(parts: list[_Sample]) -> Row:
+    """One row of several samples."""
+    ids: list[int] = []
+    answers: list[Span] = []
+    pads: list[Span] = []
+    for part in parts:
+        at, end = len(ids), len(ids) + len(part.ids)
+        answers += [(at + a, at + b) for a, b in part.answers]
+        if part.pad:
+            pads.append((end - part.pad, end))
+        ids += part.ids
+    return Row(tuple(ids), 0, answers=tuple(answers), pads=tuple(pads), documents=tuple(len(p.ids) for p in parts))
 
 
 # --- shared -----------------------------------------------------------------------------------------------------------
 
-Data = GeneratorData | TextData | PairData
+Data = GeneratorData | TextData | PairData | ChatData
 
 
 def _texts(records: Shuffled, field: str) -> Iterator[str]:
@@ -350,6 +498,15 @@ def _positive(cfg: Any, *names: str) -> None:
     for name in names:
         if getattr(cfg, name) < 1:
             raise ConfigError(f"data.{name} is out of range", expected="1 or more", got=str(getattr(cfg, name)))
+
+
+def _needs_packing(cfg: Any, given: bool, name: str) -> None:
+    if given and not cfg.packed:
+        raise ConfigError(f"data.{name} has no effect", expected="packed: true with it", got="packed: false")
+
+
+def _all_too_long(expected: str) -> ConfigError:
+    return ConfigError(f"{NO_ROW_LIMIT} records in a row are longer than data.length", expected=expected)
 
 
 def load_function(name: str) -> Any:

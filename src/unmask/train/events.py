@@ -49,10 +49,15 @@ class Saved:
 
 @dataclass(frozen=True)
 class Done:
-    """The run reached its last step; `path` holds the exported model."""
+    """The run reached its last step; `path` holds the exported model.
+
+    tokens: data tokens, each counted once per time it was drawn. positions: rows that went through the layers (noised
+    views and clean copies counted).
+    """
 
     step: int
     tokens: int
+    positions: int
     path: Path
 
 

@@ -1,6 +1,7 @@
-"""Writes a trained model as a LLaDA-format checkpoint: config.json, model.safetensors, tokenizer files, unmask.json.
+"""Writes a trained model in the published format of its kind: config.json, model.safetensors, tokenizer, unmask.json.
 
-Enters: the model, its weights and the tokenizer's directory. Leaves: a directory that loads like a published LLaDA.
+Enters: the model, its objective, its weights and the tokenizer's files. Leaves: a directory that loads like a published
+one: LLaDA, Dream (a LLaDA objective with shift), Fast-dLLM v2 or SDAR (block diffusion), Qwen2 or Llama.
 """
 
 from __future__ import annotations
@@ -13,30 +14,124 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from unmask.core.errors import ConfigError
 from unmask.models.config import TransformerConfig
+from unmask.models.family import find_family
 from unmask.models.save import save_checkpoint
 from unmask.models.transformer import Transformer
+from unmask.train.objectives.block_diffusion import BlockDiffusion
+from unmask.train.objectives.loss import Objective
+
+Ids = tuple[int | None, int]
+"""Mask id (None for autoregressive models) and EOS id."""
 
 
 def export(
     model: Transformer,
+    config: Mapping[str, Any],
     weights: Mapping[str, Tensor],
-    ids: tuple[int, int],
-    tokenizer: Path,
+    files: Mapping[str, bytes],
     out: Path,
     recommended: Mapping[str, Any] | None = None,
+    dtype: torch.dtype = torch.bfloat16,
+    beside: bool = False,
 ) -> Path:
-    """A checkpoint in bf16 that replaces an older one in `out`.
+    """A checkpoint that replaces an older one in `out`; `beside`: file by file, whatever else is there stays.
 
     Args:
-        weights: parameters by our names (the moving average, or the model's own). ids: mask and EOS id.
+        config: config.json, as `published_config` makes it.
+        weights: parameters by our names (the moving average, or the model's own).
+        files: the tokenizer's, by name.
         recommended: decoding settings written into unmask.json.
     """
-    files = {p.name: p.read_bytes() for p in sorted(tokenizer.iterdir()) if p.is_file()}
+    files = dict(files)
     if recommended:
         files["unmask.json"] = (json.dumps({"recommended": dict(recommended)}, indent=2) + "\n").encode()
-    config = llada_config(model.cfg, *ids)
-    return save_checkpoint(model, config, out, torch.bfloat16, overwrite=True, files=files, parameters=weights)
+    return save_checkpoint(model, config, out, dtype, overwrite=True, files=files, merge=beside, parameters=weights)
+
+
+def tokenizer_files(directory: Path) -> dict[str, bytes]:
+    """The files of a tokenizer's directory by name, without those that belong to the model's weights."""
+    own = {p for p in directory.iterdir() if p.is_file() and p.suffix != ".safetensors"}
+    skip = {"config.json", "generation_config.json", "unmask.json", "model.safetensors.index.json"}
+    return {p.name: p.read_bytes() for p in sorted(own) if p.name not in skip}
+
+
+def published_config(
+    cfg: TransformerConfig, objective: Objective, ids: Ids, parent: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """config.json of the format that fits the objective.
+
+    Args:
+        parent: config.json of the checkpoint the run starts from; its other keys stay when the format is the same.
+
+    Raises:
+        ConfigError: a shape that the format cannot express.
+    """
+    parent = dict(parent or {})
+    config = _of_kind(cfg, objective, ids, parent)
+    if parent.get("model_type") == config["model_type"]:
+        config = {**config, **parent, "vocab_size": cfg.vocab_size}
+    read = find_family(config).to_transformer(config)
+    if read != cfg:
+        differ = ", ".join(f"{k} {v!r}" for k, v in vars(cfg).items() if v != getattr(read, k))
+        raise ConfigError(
+            f"the model's shape does not fit the {config['model_type']} format of objective {objective.kind}",
+            expected=", ".join(f"{k} {v!r}" for k, v in vars(read).items() if v != getattr(cfg, k)),
+            got=differ,
+            remedy="change these keys of model:",
+        )
+    return config
+
+
+def _of_kind(cfg: TransformerConfig, objective: Objective, ids: Ids, parent: Mapping[str, Any]) -> dict[str, Any]:
+    mask_id, eos_id = ids
+    if objective.kind == "ar":
+        names = ("qwen2", "Qwen2ForCausalLM") if cfg.qkv_bias else ("llama", "LlamaForCausalLM")
+        return decoder_config(cfg, *names, eos_id, parent)
+    assert mask_id is not None
+    if objective.kind.startswith("llada"):
+        if not objective.shift:
+            return llada_config(cfg, mask_id, eos_id)
+        return decoder_config(cfg, "Dream", "DreamModel", eos_id, parent) | {"mask_token_id": mask_id}
+    assert isinstance(objective, BlockDiffusion)
+    if objective.shift:
+        names, size = ("Fast_dLLM_Qwen", "Fast_dLLM_QwenForCausalLM"), {"bd_size": objective.block}
+    else:
+        names, size = ("sdar", "SDARForCausalLM"), {"block_size": objective.block, "head_dim": cfg.head_dim}
+    return decoder_config(cfg, *names, eos_id, parent) | size | {"mask_token_id": mask_id}
+
+
+def decoder_config(
+    cfg: TransformerConfig, model_type: str, architecture: str, eos_id: int, parent: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Keys that transformers' Qwen2 and Llama share, and the models adapted from them; ids as in the parent if it has
+    them."""
+    return {
+        "architectures": [architecture],
+        "model_type": model_type,
+        "attention_dropout": 0.0,
+        "bos_token_id": parent.get("bos_token_id"),
+        "eos_token_id": parent.get("eos_token_id", eos_id),
+        "hidden_act": "silu",
+        "hidden_size": cfg.dim,
+        "initializer_range": 0.02,
+        "intermediate_size": cfg.mlp_dim,
+        "max_position_embeddings": cfg.max_len,
+        "max_window_layers": cfg.layers,
+        "num_attention_heads": cfg.heads,
+        "num_hidden_layers": cfg.layers,
+        "num_key_value_heads": cfg.kv_heads,
+        "pad_token_id": parent.get("pad_token_id", eos_id),
+        "rms_norm_eps": cfg.norm_eps,
+        "rope_scaling": None,
+        "rope_theta": cfg.rope_theta,
+        "sliding_window": None,
+        "tie_word_embeddings": cfg.tied,
+        "use_cache": True,
+        "use_sliding_window": False,
+        "vocab_size": cfg.vocab_size,
+    }
 
 
 def llada_config(cfg: TransformerConfig, mask_id: int, eos_id: int) -> dict[str, Any]:

@@ -21,6 +21,9 @@ from unmask.ops import attention as attn_op
 _SHORT = 512  # keys up to which plain products beat the CPU's fused attention (and fit in memory)
 _LOGITS_AT_ONCE = 1 << 26  # rows x vocabulary that may exist together; beyond it the head runs in chunks
 
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""q [n, H, D], k and v [n, KV, D] of flat rows -> [n, H, D]."""
+
 
 @dataclass(frozen=True)
 class Net:
@@ -37,17 +40,17 @@ class Net:
     checkpointing: bool = False
     compiled: bool = False
 
-    def hidden(self, ids: Tensor, key_mask: Tensor, at: Tensor) -> Tensor:
+    def hidden(self, ids: Tensor, key_mask: Tensor, at: Tensor, causal: bool = False) -> Tensor:
         """Hidden states after the final norm at the rows where `at` [B, T] is True: [n, C], in row-major order."""
         flat = key_mask.reshape(-1).nonzero().squeeze(1)
         positions = torch.arange(ids.shape[1], device=ids.device).repeat(ids.shape[0])[flat]
         x = self.model.embed_ids(ids.reshape(-1)[flat])
-        rope, attend = self.model.rope(positions, x.dtype), _Attend(key_mask)
+        rope, attend = self.model.rope(positions, x.dtype), _Attend(key_mask, causal)
         for layer in self.model.layers:
             x = self._layer(layer, x, rope, attend)
         return self.model.norm(x[at.reshape(-1)[flat]])
 
-    def _layer(self, layer: nn.Module, x: Tensor, rope: tuple[Tensor, Tensor], attend: _Attend) -> Tensor:
+    def _layer(self, layer: nn.Module, x: Tensor, rope: tuple[Tensor, Tensor], attend: Attend) -> Tensor:
         run = _compiled_layer() if self.compiled else _run_layer
         if self.checkpointing:
             out = checkpoint(run, layer, x, rope, attend, use_reentrant=False)
@@ -73,7 +76,7 @@ class Net:
         return F.cross_entropy(self.model.logits(hidden).float(), target, reduction="none")
 
 
-def _run_layer(layer: nn.Module, x: Tensor, rope: tuple[Tensor, Tensor], attend: _Attend) -> Tensor:
+def _run_layer(layer: nn.Module, x: Tensor, rope: tuple[Tensor, Tensor], attend: Attend) -> Tensor:
     out = layer(x, rope, attend)
     assert isinstance(out, Tensor)
     return out
@@ -86,10 +89,10 @@ def _compiled_layer() -> Callable[..., Tensor]:
 
 
 class _Attend:
-    """Full bidirectional attention for flat rows; rows of similar length share one padded shape."""
+    """Attention for flat rows, bidirectional or causal; rows of similar length share one padded shape."""
 
-    def __init__(self, key_mask: Tensor) -> None:
-        self.groups = [_Group(first, real) for first, real in _groups(key_mask)]
+    def __init__(self, key_mask: Tensor, causal: bool) -> None:
+        self.groups = [_Group(first, real, causal) for first, real in _groups(key_mask)]
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -115,8 +118,8 @@ def _groups(key_mask: Tensor) -> list[tuple[int, Tensor]]:
 class _Group:
     """Attention of some rows in one padded shape. `first` is the flat index of their first token."""
 
-    def __init__(self, first: int, real: Tensor) -> None:
-        self.shape = real.shape
+    def __init__(self, first: int, real: Tensor, causal: bool) -> None:
+        self.shape, self.causal = real.shape, causal
         self.full = bool(real.all())
         self.flat = real.reshape(-1).nonzero().squeeze(1)
         self.span = (first, first + self.flat.numel())
@@ -127,7 +130,8 @@ class _Group:
         if q.device.type == "cpu" and self.shape[1] <= _SHORT:
             out = self._small(q, k, v)
         else:
-            out = attn_op.dense(q, k, v, None if self.full else self.real[:, None, None, :], False)
+            mask = attn_op.dense_mask(self.real, self.shape[1], self.causal)
+            out = attn_op.dense(q, k, v, mask, self.causal and mask is None)
         out = out.flatten(0, 1)
         return out if self.full else out[self.flat]
 
@@ -139,10 +143,22 @@ class _Group:
 
     def _small(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Batched products: for short rows 4 to 6 times faster than the CPU's fused backward in bf16."""
-        rows, length, heads, dim = q.shape
+        rows, _, heads, dim = q.shape
         k, v = (t.repeat_interleave(heads // t.shape[2], dim=2) if t.shape[2] != heads else t for t in (k, v))
         q, k, v = (t.transpose(1, 2).flatten(0, 1) for t in (q, k, v))
-        bias = q.new_zeros(rows, 1, 1, length).masked_fill(~self.real[:, None, None, :], torch.finfo(q.dtype).min)
-        scores = torch.baddbmm(bias.expand(rows, heads, 1, length).flatten(0, 1), q, k.mT, alpha=dim**-0.5)
+        scores = torch.baddbmm(self._bias(q.dtype, heads), q, k.mT, alpha=dim**-0.5)
         out = scores.softmax(-1, dtype=scores.dtype) @ v
         return out.unflatten(0, (rows, heads)).transpose(1, 2)
+
+    def _bias(self, dtype: torch.dtype, heads: int) -> Tensor:
+        """What is added to the scores, [rows * heads, 1 or length, length]: lowest number where a key is not seen.
+
+        A pad sees itself under a causal rule, so that no row is without keys.
+        """
+        rows, length = self.shape
+        seen = self.real[:, None, None, :]
+        if self.causal:
+            triangle = torch.ones(length, length, dtype=torch.bool, device=seen.device).tril()
+            seen = seen & triangle | torch.eye(length, dtype=torch.bool, device=seen.device)
+        bias = torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill(~seen, torch.finfo(dtype).min)
+        return bias.expand(rows, heads, -1, length).flatten(0, 1)

@@ -12,7 +12,6 @@ from typing import Literal
 from torch import Tensor
 
 from unmask.train.batch import Batch
-from unmask.train.objectives.llada import LladaSft
 from unmask.train.trainer import Trainer
 
 Kind = Literal["kept", "masked", "open", "tail", "tail masked", "padding"]
@@ -30,19 +29,13 @@ def inspect_data(trainer: Trainer, skip: int = 0) -> Iterator[list[tuple[str, Ki
         trainer.stream.next()
     while True:
         batch = trainer.stream.next()
-        (view,) = trainer.objective.noise.corrupt(batch.ids, ~_scored(trainer, batch), trainer.rng, batch.hidden)
+        masked, scored = trainer.objective.shown(batch, trainer.rng)
         for row in range(batch.ids.shape[0]):
-            yield _sample(trainer, batch, view.masked, row)
+            yield _sample(trainer, batch, masked, scored, row)
 
 
-def _scored(trainer: Trainer, batch: Batch) -> Tensor:
-    """Where noise may fall under the recipe's objective."""
-    objective = trainer.objective
-    return objective.scored(batch) if isinstance(objective, LladaSft) else batch.scored
-
-
-def _sample(trainer: Trainer, batch: Batch, masked: Tensor, row: int) -> list[tuple[str, Kind]]:
-    marks = zip(*(t[row].tolist() for t in (batch.ids, batch.real, batch.scored, batch.tail, masked)), strict=True)
+def _sample(trainer: Trainer, batch: Batch, masked: Tensor, scored: Tensor, row: int) -> list[tuple[str, Kind]]:
+    marks = zip(*(t[row].tolist() for t in (batch.ids, batch.real, scored, batch.tail, masked)), strict=True)
     return [(trainer.codec.piece(token), _kind(*flags)) for token, *flags in marks]
 
 

@@ -77,9 +77,9 @@ def lr_factor(cfg: OptimConfig, step: int, steps: int) -> float:
 
 
 def build_optimizers(model: Transformer, cfg: OptimConfig) -> list[torch.optim.Optimizer]:
-    """AdamW over everything, or Muon over the layers' matrices and AdamW over the rest. Each group keeps its peak rate
-    as "peak"; norms and biases never decay."""
-    named = list(model.named_parameters())
+    """AdamW over everything, or Muon over the layers' matrices and AdamW over the rest; frozen parameters are left out.
+    Each group keeps its peak rate as "peak"; norms and biases never decay."""
+    named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
     matrices = [(n, p) for n, p in named if cfg.kind == "muon" and n.startswith("layers.") and p.dim() == 2]
     chosen = {n for n, _ in matrices}
     rest = [(n, p) for n, p in named if n not in chosen]
@@ -87,8 +87,10 @@ def build_optimizers(model: Transformer, cfg: OptimConfig) -> list[torch.optim.O
         {"params": [p for _, p in rest if p.dim() >= 2], "weight_decay": cfg.weight_decay},
         {"params": [p for _, p in rest if p.dim() < 2], "weight_decay": 0.0},
     ]
-    adamw = torch.optim.AdamW([g for g in groups if g["params"]], lr=cfg.lr, betas=cfg.betas, eps=cfg.eps)
-    optimizers: list[torch.optim.Optimizer] = [adamw]
+    optimizers: list[torch.optim.Optimizer] = []
+    if rest:
+        filled = [g for g in groups if g["params"]]
+        optimizers.append(torch.optim.AdamW(filled, lr=cfg.lr, betas=cfg.betas, eps=cfg.eps))
     if matrices:
         optimizers.append(
             Muon(_muon_groups(matrices, model.cfg), cfg.muon_lr, cfg.muon_momentum, cfg.muon_weight_decay)

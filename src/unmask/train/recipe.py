@@ -18,6 +18,9 @@ from unmask.models.config import TransformerConfig
 from unmask.models.recommend import check_own
 from unmask.train.config import build
 from unmask.train.data import Data
+from unmask.train.lora import LoraConfig
+from unmask.train.objectives.autoregressive import Autoregressive
+from unmask.train.objectives.block_diffusion import BlockDiffusion
 from unmask.train.objectives.llada import LladaPretrain, LladaSft
 from unmask.train.optim import OptimConfig
 from unmask.train.tokenizer import SMALLEST, read_text
@@ -44,15 +47,25 @@ class TokenizerConfig:
 
 @dataclass(frozen=True)
 class FineTuneConfig:
-    """Weights to start from: a checkpoint directory or hub id, with its own shape and tokenizer."""
+    """Weights to start from: a checkpoint directory or hub id, with its own shape and tokenizer.
+
+    Args:
+        lora: train low-rank adapters instead of all weights; the exported model has them folded in.
+    """
 
     path: str
     revision: str | None = None
+    lora: LoraConfig | None = None
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Shape of a new model. `vocab_size` None takes the tokenizer's size rounded up to a multiple of 64."""
+    """Shape of a new model. `vocab_size` None takes the tokenizer's size rounded up to a multiple of 64.
+
+    The exported format follows from the objective: LLaDA has no biases and rotates in float32; autoregressive models,
+    and the Dream and Fast-dLLM v2 models adapted from them, rotate in the hidden dtype (`rope_float32: false`) and, as
+    Qwen2 does, have biases on q, k and v (`qkv_bias: true`).
+    """
 
     dim: int
     layers: int
@@ -66,6 +79,8 @@ class ModelConfig:
     norm_eps: float = 1e-5
     max_len: int = 1024
     init_std: float = 0.02
+    qkv_bias: bool = False
+    rope_float32: bool = True
 
     def __post_init__(self) -> None:
         for name in ("dim", "layers", "heads", "mlp_dim", "max_len"):
@@ -97,6 +112,8 @@ class ModelConfig:
             norm_eps=self.norm_eps,
             rope_theta=self.rope_theta,
             qk_norm=self.qk_norm,
+            qkv_bias=self.qkv_bias,
+            rope_float32=self.rope_float32,
             tied=self.tied,
             max_len=self.max_len,
         )
@@ -117,6 +134,7 @@ class RunConfig:
         threads: CPU threads, 0 leaves torch's choice.
         log_every, save_every: in steps. keep: checkpoints kept beside the best one.
         tensorboard: also write TensorBoard files (extra `train`).
+        export: numbers of the exported weights.
     """
 
     steps: int
@@ -131,6 +149,7 @@ class RunConfig:
     save_every: int = 500
     keep: int = 2
     tensorboard: bool = False
+    export: Literal["bf16", "fp16", "fp32"] = "bf16"
 
     def __post_init__(self) -> None:
         for name in ("steps", "accumulate", "log_every", "save_every", "keep"):
@@ -140,6 +159,9 @@ class RunConfig:
             raise ConfigError("run.threads is out of range", expected="0 to 1024", got=str(self.threads))
         if not 0.0 <= self.ema < 1.0:
             raise ConfigError("run.ema is out of range", expected="0 <= ema < 1", got=str(self.ema))
+
+
+AnyObjective = LladaSft | LladaPretrain | Autoregressive | BlockDiffusion
 
 
 @dataclass(frozen=True)
@@ -153,7 +175,7 @@ class Recipe:
     name: str
     model: ModelConfig | FineTuneConfig
     data: Data
-    objective: LladaSft | LladaPretrain
+    objective: AnyObjective
     run: RunConfig
     optim: OptimConfig = field(default_factory=OptimConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
@@ -185,11 +207,12 @@ def read_raw(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     if not isinstance(raw, dict):
         raise ConfigError(f"{path} is not a recipe", expected="sections like model:, data:, run:")
     for item in overrides:
-        _override(raw, item)
+        override(raw, item)
     return raw
 
 
-def _override(raw: dict[str, Any], item: str) -> None:
+def override(raw: dict[str, Any], item: str) -> None:
+    """Sets "section.key=value" in a raw recipe."""
     name, sign, text = item.partition("=")
     if not sign or not name:
         raise ConfigError(f"cannot read the override {item!r}", expected="section.key=value")

@@ -1,4 +1,4 @@
-"""Where training text comes from: local .txt and .jsonl files, or a dataset of the hub, read in resumable windows.
+"""Where training text comes from: local .txt, .jsonl and .parquet files, or a dataset of the hub, in resumable windows.
 
 Enters: a source section of a recipe. Leaves: records (plain dicts) in an order that (seed, position) alone decides.
 Shards are shuffled per epoch, records within a window. Files that are missing, empty, not UTF-8 or not JSON are
@@ -31,7 +31,7 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class Files:
-    """Local files: .jsonl (one JSON object a line) or text, in UTF-8; each file is a shard.
+    """Local files: .jsonl (one JSON object a line), .parquet, or text in UTF-8; each file is a shard.
 
     Args:
         paths: files or patterns such as "data/*.jsonl", relative to the working directory.
@@ -94,7 +94,8 @@ class _FileSource:
 
     def read(self, shard: int, start: int) -> Iterator[Record]:
         path = self.paths[shard]
-        records = _json_lines(path) if path.suffix == ".jsonl" else _paragraphs(path, self.separator)
+        read = {".jsonl": _json_lines, ".parquet": _parquet}.get(path.suffix)
+        records = read(path) if read is not None else _paragraphs(path, self.separator)
         return islice(_checked(records, path), start, None)
 
 
@@ -133,6 +134,21 @@ def _json_lines(path: Path) -> Iterator[Record]:
             if not isinstance(value, dict):
                 raise ConfigError(f"{path} line {number} is not a JSON object", got=type(value).__name__)
             yield value
+
+
+def _parquet(path: Path) -> Iterator[Record]:
+    """Rows of a parquet file, a batch in memory at a time."""
+    try:
+        import pyarrow as pa
+        from pyarrow import parquet
+    except ModuleNotFoundError:
+        raise ConfigError(f"{path} needs `pyarrow`, which is missing", remedy="pip install 'unmask[train]'") from None
+    try:
+        with parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(1024):
+                yield from batch.to_pylist()
+    except pa.ArrowInvalid as e:
+        raise ConfigError(f"{path} is not a parquet file", got=" ".join(str(e).split())[:200]) from None
 
 
 def _paragraphs(path: Path, separator: str) -> Iterator[Record]:
@@ -206,3 +222,17 @@ def text_field(record: Record, name: str) -> str:
     if not isinstance(record[name], str):
         raise ConfigError(f"the field {name!r} of a record is not text", got=type(record[name]).__name__)
     return str(record[name])
+
+
+def messages_field(record: Record, name: str) -> list[Record]:
+    """The conversation of a record, refused by name when it is missing or of another form."""
+    if name not in record:
+        raise ConfigError(
+            f"a record has no field {name!r}", expected="one of " + ", ".join(record), remedy="set data.messages"
+        )
+    value = record[name]
+    form = 'a list of {"role": "user", "content": "..."}'
+    for message in value if isinstance(value, list) and value else [None]:
+        if not isinstance(message, dict) or not all(isinstance(message.get(k), str) for k in ("role", "content")):
+            raise ConfigError(f"the field {name!r} of a record is no conversation", expected=form, got=repr(value)[:80])
+    return list(value)

@@ -20,20 +20,24 @@ import torch
 from torch import Tensor
 
 from unmask.core.errors import ConfigError, RunError
-from unmask.models.load import load_model
+from unmask.models.load import LoadedCheckpoint, load_model
 from unmask.models.transformer import Transformer
 from unmask.ops.placement import pick_device
 from unmask.text.codec import Codec
 from unmask.train import checkpoint
 from unmask.train.data import load_function, special
 from unmask.train.events import Done, Progress, Saved, Started, TrainEvent, Validated
-from unmask.train.export import export, llada_config
+from unmask.train.export import export, published_config, tokenizer_files
 from unmask.train.forward import Net
 from unmask.train.log import Log
+from unmask.train.lora import folded, inject
+from unmask.train.objectives.autoregressive import Autoregressive
 from unmask.train.optim import build_optimizers, lr_factor, set_lr
 from unmask.train.recipe import FineTuneConfig, Recipe
 from unmask.train.tokenizer import EOS, MASK, train_tokenizer
 from unmask.train.validate import better, nelbo, watched
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
 class Trainer:
@@ -41,16 +45,22 @@ class Trainer:
 
     Building it checks the data, reads or trains the tokenizer and builds the model. `fit` resumes from the newest
     checkpoint of the run directory, if there is one.
+
+    Args:
+        out_dir: the run directory. model_dir: where the finished model goes, beside what is there; None is `model/` in
+            the run directory.
     """
 
-    def __init__(self, recipe: Recipe, out_dir: str | Path) -> None:
-        self.recipe, self.out = recipe, Path(out_dir)
+    def __init__(self, recipe: Recipe, out_dir: str | Path, model_dir: Path | None = None) -> None:
+        self.recipe, self.out, self.model_dir = recipe, Path(out_dir), model_dir
         self.device = pick_device(recipe.run.device)
         self.stream = recipe.data.open(recipe.seed, recipe.run.accumulate)
         self.metric = self._metric()
         if recipe.run.threads:
             torch.set_num_threads(recipe.run.threads)
         make_directory(self.out)
+        cfg = recipe.model
+        self.parent = load_parent(cfg, self.device) if isinstance(cfg, FineTuneConfig) else None
         self.tokenizer_dir = self._tokenizer_dir()
         self.codec = Codec.from_dir(self.tokenizer_dir)
         self.stream.bind(self.codec)
@@ -58,12 +68,13 @@ class Trainer:
         self.model = self._model().to(self.device)
         self._check_length()
         self.net = Net(self.model, recipe.run.checkpointing, recipe.run.compile)
-        noise = dataclasses.replace(recipe.objective.noise, mask_id=self.mask_id)
-        self.objective = dataclasses.replace(recipe.objective, noise=noise)
+        self.objective = recipe.objective.bound(self.mask_id, self.eos_id)
+        base = self.parent.config if self.parent is not None else {}
+        self.config = published_config(self.model.cfg, self.objective, (self.mask_id, self.eos_id), base)
         self.optimizers = build_optimizers(self.model, recipe.optim)
         self.rng = torch.Generator().manual_seed(recipe.seed)
-        self.ema = {n: p.detach().clone() for n, p in self.model.named_parameters()} if recipe.run.ema else {}
-        self.step, self.tokens = 0, 0
+        self.ema = {n: p.detach().clone() for n, p in self._trained()} if recipe.run.ema else {}
+        self.step, self.tokens, self.positions = 0, 0, 0.0
         self.best: tuple[int, float] | None = None
         self.history: list[dict[str, Any]] = []
 
@@ -75,7 +86,7 @@ class Trainer:
         """
         run = self.recipe.run
         self._resume()
-        count = sum(p.numel() for p in self.model.parameters())
+        count = sum(p.numel() for _, p in self._trained())
         with Log(self.out, self.step, run.tensorboard) as log:
             yield Started(self.recipe.name, count, self.step, run.steps, str(self.device))
             meter = _Meter(self.tokens)
@@ -84,7 +95,7 @@ class Trainer:
                 for event in self._due(meter):
                     log(event)
                     yield event
-        yield Done(self.step, self.tokens, self._export())
+        yield Done(self.step, self.tokens, round(self.positions), self._export())
 
     def _due(self, meter: _Meter) -> Iterator[Progress | Validated | Saved]:
         """What this step asks for: log line, validation, checkpoint."""
@@ -112,9 +123,12 @@ class Trainer:
                 loss = self.objective(self.net, batch, self.rng)
             (loss.total / run.accumulate).backward()
             self.tokens += batch.tokens
+            self.positions += loss.metrics["positions"]
             for name, value in loss.metrics.items():
                 sums[name] = sums.get(name, 0.0) + value / run.accumulate
         sums["grad_norm"] = self._clip()
+        if self.stream.left_out:
+            sums["left_out"] = float(self.stream.left_out)
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -134,7 +148,7 @@ class Trainer:
     def _average(self) -> None:
         if self.ema:
             with torch.no_grad():
-                for name, p in self.model.named_parameters():
+                for name, p in self._trained():
                     self.ema[name].lerp_(p, 1 - self.recipe.run.ema)
 
     def _autocast(self) -> AbstractContextManager[Any]:
@@ -154,10 +168,9 @@ class Trainer:
                 stream.bind(self.codec)
                 batches = [stream.next().to(self.device) for _ in range(check.batches)]
                 with self._autocast():
-                    metrics |= nelbo(self.net, batches, self.mask_id, check.rounds, self.recipe.seed)
+                    metrics |= nelbo(self.objective, self.net, batches, check.rounds, self.recipe.seed)
             if self.metric is not None:
-                config = llada_config(self.model.cfg, self.mask_id, self.eos_id)
-                metrics |= self.metric(self.model, config, self.tokenizer_dir, **(check.metric_args or {}))
+                metrics |= self.metric(self.model, self.config, self.tokenizer_dir, **(check.metric_args or {}))
         value = watched(metrics, check.watched)
         best = better(check.watched, value, self.best[1] if self.best else None)
         if best:
@@ -167,7 +180,7 @@ class Trainer:
     @contextmanager
     def _averaged(self) -> Iterator[None]:
         """The moving average in the model's place, where there is one."""
-        mine = {n: p.detach().clone() for n, p in self.model.named_parameters()} if self.ema else {}
+        mine = {n: p.detach().clone() for n, p in self._trained()} if self.ema else {}
         self._load_weights(self.ema)
         try:
             yield
@@ -176,9 +189,13 @@ class Trainer:
 
     def _load_weights(self, weights: dict[str, Tensor]) -> None:
         with torch.no_grad():
-            for name, p in self.model.named_parameters():
+            for name, p in self._trained():
                 if weights:
                     p.copy_(weights[name])
+
+    def _trained(self) -> list[tuple[str, torch.nn.Parameter]]:
+        """The parameters that learn: all of them, or the adapters."""
+        return [(n, p) for n, p in self.model.named_parameters() if p.requires_grad]
 
     # --- what stays on disk -------------------------------------------------------------------------------------------
 
@@ -187,7 +204,7 @@ class Trainer:
         return self.out / "checkpoints"
 
     def _save(self) -> Saved:
-        tensors: dict[str, Tensor] = {f"model.{n}": p for n, p in self.model.named_parameters()}
+        tensors: dict[str, Tensor] = {f"model.{n}": p for n, p in self._trained()}
         tensors |= {f"ema.{n}": p for n, p in self.ema.items()}
         tensors["rng"] = self.rng.get_state()
         groups = []
@@ -197,6 +214,7 @@ class Trainer:
             groups.append(group)
         state = {
             "tokens": self.tokens,
+            "positions": self.positions,
             "data": self.stream.state(),
             "groups": groups,
             "history": self.history,
@@ -219,7 +237,7 @@ class Trainer:
         if state["step"] > self.recipe.run.steps:
             raise ConfigError(f"{path} is past run.steps = {self.recipe.run.steps}", remedy="raise run.steps")
         try:
-            self._load_weights({n: tensors[f"model.{n}"] for n, _ in self.model.named_parameters()})
+            self._load_weights({n: tensors[f"model.{n}"] for n, _ in self._trained()})
             self.ema = {n: tensors[f"ema.{n}"].to(self.device) for n in self.ema}
             for i, (optimizer, groups) in enumerate(zip(self.optimizers, state["groups"], strict=True)):
                 checkpoint.restore_optimizer(optimizer, tensors, groups, f"optim{i}")
@@ -230,19 +248,27 @@ class Trainer:
         self.rng.set_state(tensors["rng"])
         self.stream.restore(state["data"])
         self.step, self.tokens, self.history = state["step"], state["tokens"], state["history"]
+        self.positions = state["positions"]
         self.best = (int(state["best"][0]), float(state["best"][1])) if state.get("best") else None
 
     def _export(self) -> Path:
-        weights = self.ema or {n: p.detach() for n, p in self.model.named_parameters()}
-        ids = (self.mask_id, self.eos_id)
-        return export(self.model, weights, ids, self.tokenizer_dir, self.out / "model", self.recipe.recommended)
+        """The finished model: the moving average where there is one, adapters folded in."""
+        weights = folded(self.model, {n: p.detach() for n, p in self.model.named_parameters()} | self.ema)
+        files = tokenizer_files(self.tokenizer_dir)
+        target, beside = self.model_dir or self.out / "model", self.model_dir is not None
+        kind = DTYPES[self.recipe.run.export]
+        return export(self.model, self.config, weights, files, target, self.recipe.recommended, kind, beside)
 
     # --- parts --------------------------------------------------------------------------------------------------------
 
     def _model(self) -> Transformer:
         cfg = self.recipe.model
         if isinstance(cfg, FineTuneConfig):
-            return load_model(cfg.path, cfg.revision, torch.float32, self.device).model
+            assert self.parent is not None
+            model = self.parent.model
+            if cfg.lora is not None:
+                inject(model, cfg.lora, self.recipe.seed, () if self.mask_id is None else (self.mask_id,))
+            return model.train()
         model = Transformer(cfg.transformer(self.codec.size))
         model.init_weights(self.recipe.seed, cfg.init_std)
         return model
@@ -253,10 +279,10 @@ class Trainer:
         if cfg.path is not None:
             return cfg.path
         if isinstance(model, FineTuneConfig):
-            found = load_model(model.path, model.revision, torch.float32, self.device).tokenizer_dir
-            if found is None:
+            assert self.parent is not None
+            if self.parent.tokenizer_dir is None:
                 raise ConfigError(f"{model.path} has no tokenizer", remedy="name one under tokenizer.path")
-            return found
+            return self.parent.tokenizer_dir
         own = self.out / "tokenizer"
         if not (own / "tokenizer.json").exists():
             train_tokenizer(islice(self.stream.texts(), 2 * cfg.samples), cfg.vocab_size, own, model.max_len)
@@ -271,9 +297,15 @@ class Trainer:
                 "data.length is out of range", expected=f"at most {most} (model.max_len)", got=str(length)
             )
 
-    def _mask_id(self) -> int:
-        found = self.codec.token_id(MASK)
-        return self.codec.named("mask_token") or special(self.codec, MASK) if found is None else found
+    def _mask_id(self) -> int | None:
+        """The checkpoint's own mask id, else the tokenizer's mask token; autoregressive models need none."""
+        own = None if self.parent is None else self.parent.traits.mask_id
+        found = own if own is not None else self.codec.token_id(MASK)
+        if found is None:
+            found = self.codec.named("mask_token")
+        if found is None and not isinstance(self.recipe.objective, Autoregressive):
+            return special(self.codec, MASK)
+        return found
 
     def _metric(self) -> Any:
         check = self.recipe.validate
@@ -311,3 +343,8 @@ def make_directory(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as e:
         raise ConfigError(f"cannot use the run directory {path}", got=e.strerror or str(e)) from None
+
+
+def load_parent(cfg: FineTuneConfig, device: torch.device) -> LoadedCheckpoint:
+    """The checkpoint a run starts from, in float32."""
+    return load_model(cfg.path, cfg.revision, torch.float32, device)

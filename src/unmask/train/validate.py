@@ -1,8 +1,7 @@
 """Held-out numbers during training: the NELBO per token with its standard error, and a metric on generated answers.
 
-Enters: the net, held-out batches, an explicit seed. Leaves: plain numbers. The NELBO is LLaDA's bound with the
-    published
-noise: the sum of CE / p over the masked tokens, per scored token, averaged over rounds of fresh noise.
+Enters: the objective, the net, held-out batches, an explicit seed. Leaves: plain numbers. Each objective knows its own
+bound on the negative log-likelihood (`held_out`).
 """
 
 from __future__ import annotations
@@ -14,10 +13,10 @@ from typing import Any
 import torch
 
 from unmask.core.errors import ConfigError
-from unmask.noise.masked import MaskedNoise
 from unmask.train.batch import Batch
 from unmask.train.data import Data
 from unmask.train.forward import Net
+from unmask.train.objectives.loss import Objective
 
 
 @dataclass(frozen=True)
@@ -53,23 +52,17 @@ class ValidateConfig:
 
 
 @torch.no_grad()
-def nelbo(net: Net, batches: Sequence[Batch], mask_id: int, rounds: int, seed: int) -> dict[str, float]:
-    """Nats per scored token (EOS padding left out): mean over rounds, and the standard error of that mean."""
-    noise = MaskedNoise(mask_id=mask_id, stratified=True)
+def nelbo(objective: Objective, net: Net, batches: Sequence[Batch], rounds: int, seed: int) -> dict[str, float]:
+    """Nats per scored token under the objective's own bound (EOS padding left out): mean over rounds of fresh noise,
+    and the standard error of that mean. For autoregressive models it is the exact negative log-likelihood."""
     rng = torch.Generator().manual_seed(seed)
-    values = torch.tensor([_round(net, batches, noise, rng) for _ in range(rounds)], dtype=torch.float64)
+    values = torch.tensor([_round(objective, net, batches, rng) for _ in range(rounds)], dtype=torch.float64)
     return {"nelbo": float(values.mean()), "nelbo_se": float(values.std() / rounds**0.5)}
 
 
-def _round(net: Net, batches: Sequence[Batch], noise: MaskedNoise, rng: torch.Generator) -> float:
-    total, tokens = 0.0, 0
-    for batch in batches:
-        scored = batch.scored & ~batch.tail
-        (view,) = noise.corrupt(batch.ids, ~scored, rng)
-        losses = net.losses(net.hidden(view.ids, batch.real, view.masked), view.target[view.masked])
-        total += float((losses * view.weight[view.masked]).sum())
-        tokens += int(scored.sum())
-    return total / max(1, tokens)
+def _round(objective: Objective, net: Net, batches: Sequence[Batch], rng: torch.Generator) -> float:
+    sums = [objective.held_out(net, batch, rng) for batch in batches]
+    return sum(nats for nats, _ in sums) / max(1, sum(tokens for _, tokens in sums))
 
 
 def better(name: str, value: float, best: float | None) -> bool:

@@ -8,24 +8,17 @@ rows.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from unmask.core.errors import ConfigError
-from unmask.noise.masked import MaskedNoise
+from unmask.noise.masked import Corrupted, MaskedNoise
 from unmask.train.batch import Batch
 from unmask.train.forward import Net
-
-
-@dataclass(frozen=True)
-class Loss:
-    """`total` to differentiate; `metrics` are plain numbers for the log."""
-
-    total: Tensor
-    metrics: dict[str, float]
+from unmask.train.objectives.loss import Loss
 
 
 @dataclass(frozen=True)
@@ -35,22 +28,37 @@ class LladaPretrain:
     Args:
         noise: the forward process.
         random_length: probability that a batch is cut to a length uniform in 1..L (published: 0.01).
+        shift: the token at p is predicted by row p - shift (Dream and other adapted AR models: 1).
     """
 
     kind: ClassVar[str] = "llada-pretrain"
     noise: MaskedNoise = MaskedNoise()
     random_length: float = 0.01
+    shift: Literal[0, 1] = 0
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.random_length <= 1.0:
             raise ConfigError("random_length is out of range", expected="0 to 1", got=str(self.random_length))
 
+    def bound(self, mask_id: int | None, eos_id: int) -> LladaPretrain:
+        """A copy that knows its mask id."""
+        return replace(self, noise=replace(self.noise, mask_id=mask_id))
+
     def __call__(self, net: Net, batch: Batch, rng: torch.Generator) -> Loss:
         batch = self._cut(batch, rng)
-        (view,) = self.noise.corrupt(batch.ids, ~batch.scored, rng)
-        ce = net.losses(net.hidden(view.ids, batch.real, view.masked), view.target[view.masked])
+        (view,) = self.noise.corrupt(batch.ids, ~maskable(batch.scored, self.shift), rng)
+        ce = masked_losses(net, view, batch.real, self.shift)
         total = (ce * view.weight[view.masked]).sum() / batch.real.sum()
-        return Loss(total, _metrics(total, ce, view.masked))
+        return Loss(total, _metrics(total, ce, view.masked, batch))
+
+    def held_out(self, net: Net, batch: Batch, rng: torch.Generator) -> tuple[float, int]:
+        """LLaDA's bound: see `bound_of`."""
+        return bound_of(net, batch, rng, self.noise.mask_id, self.shift)
+
+    def shown(self, batch: Batch, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """One draw of noise, and where it may fall."""
+        scored = maskable(batch.scored, self.shift)
+        return self.noise.corrupt(batch.ids, ~scored, rng)[0].masked, scored
 
     def _cut(self, batch: Batch, rng: torch.Generator) -> Batch:
         if torch.rand(1, generator=rng).item() >= self.random_length:
@@ -72,6 +80,7 @@ class LladaSft:
         weight_clip: upper bound of the weight 1/p, None for none (published).
         normalise: "row" divides each row by its own answer length (published); "batch" divides the sum by the number of
             answer tokens of the whole batch, padding not counted.
+        shift: the token at p is predicted by row p - shift (Dream and other adapted AR models: 1).
     """
 
     kind: ClassVar[str] = "llada-sft"
@@ -80,6 +89,7 @@ class LladaSft:
     eos_weight: float = 1.0
     weight_clip: float | None = None
     normalise: Literal["row", "batch"] = "row"
+    shift: Literal[0, 1] = 0
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.eos_weight <= 1.0:
@@ -90,13 +100,26 @@ class LladaSft:
     def __call__(self, net: Net, batch: Batch, rng: torch.Generator) -> Loss:
         batch, scored = batch if self.eos_padding else batch.without_tail(), self.scored(batch)
         (view,) = self.noise.corrupt(batch.ids, ~scored, rng, batch.hidden)
-        ce = net.losses(net.hidden(view.ids, batch.real, view.masked), view.target[view.masked])
+        ce = masked_losses(net, view, batch.real, self.shift)
         total = (ce * self._weights(batch, scored, view.weight)[view.masked]).sum()
-        return Loss(total, _metrics(total, ce, view.masked & ~batch.tail, view.masked))
+        return Loss(total, _metrics(total, ce, view.masked & ~batch.tail, batch, view.masked))
+
+    def bound(self, mask_id: int | None, eos_id: int) -> LladaSft:
+        """A copy that knows its mask id."""
+        return replace(self, noise=replace(self.noise, mask_id=mask_id))
+
+    def held_out(self, net: Net, batch: Batch, rng: torch.Generator) -> tuple[float, int]:
+        """LLaDA's bound: see `bound_of`."""
+        return bound_of(net, batch, rng, self.noise.mask_id, self.shift)
+
+    def shown(self, batch: Batch, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """One draw of noise, and where it may fall."""
+        scored = self.scored(batch)
+        return self.noise.corrupt(batch.ids, ~scored, rng, batch.hidden)[0].masked, scored
 
     def scored(self, batch: Batch) -> Tensor:
         """Where noise may fall and the loss may speak, [B, T]."""
-        return batch.scored if self.eos_padding else batch.scored & ~batch.tail
+        return maskable(batch.scored if self.eos_padding else batch.scored & ~batch.tail, self.shift)
 
     def _weights(self, batch: Batch, scored: Tensor, weight: Tensor) -> Tensor:
         """Weight of every position [B, T], the normalisation included."""
@@ -110,7 +133,34 @@ class LladaSft:
         return weight / (length * batch.ids.shape[0])
 
 
-def _metrics(total: Tensor, ce: Tensor, counted: Tensor, masked: Tensor | None = None) -> dict[str, float]:
-    """Loss, plain cross-entropy per masked token (EOS padding left out), number of masked tokens."""
+def maskable(scored: Tensor, shift: int) -> Tensor:
+    """`scored` without the first position where no row speaks for it."""
+    if not shift:
+        return scored
+    out = scored.clone()
+    out[:, :shift] = False
+    return out
+
+
+def masked_losses(net: Net, view: Corrupted, real: Tensor, shift: int) -> Tensor:
+    """Cross-entropy of every masked token, [n] in row-major order; row p - shift speaks for position p."""
+    speaking = view.masked.roll(-shift, 1) if shift else view.masked
+    return net.losses(net.hidden(view.ids, real, speaking), view.target[view.masked])
+
+
+def bound_of(net: Net, batch: Batch, rng: torch.Generator, mask_id: int | None, shift: int) -> tuple[float, int]:
+    """LLaDA's bound on the negative log-likelihood with the published noise: sum of CE / p over the masked tokens in
+    nats, and the number of scored tokens (EOS padding left out)."""
+    scored = maskable(batch.scored & ~batch.tail, shift)
+    (view,) = MaskedNoise(mask_id=mask_id, stratified=True).corrupt(batch.ids, ~scored, rng)
+    losses = masked_losses(net, view, batch.real, shift)
+    return float((losses.detach() * view.weight[view.masked]).sum()), int(scored.sum())
+
+
+def _metrics(
+    total: Tensor, ce: Tensor, counted: Tensor, batch: Batch, masked: Tensor | None = None
+) -> dict[str, float]:
+    """Loss, plain cross-entropy per masked token (EOS padding left out), masked tokens, rows through the layers."""
     mine = ce.detach() if masked is None else ce.detach()[counted[masked]]
-    return {"loss": total.item(), "ce": mine.mean().item() if mine.numel() else 0.0, "masked": float(counted.sum())}
+    mean = mine.mean().item() if mine.numel() else 0.0
+    return {"loss": total.item(), "ce": mean, "masked": float(counted.sum()), "positions": float(batch.tokens)}
