@@ -51,10 +51,10 @@ $(STAMPS)/docs: $(STAMPS)/run
 	@$(PIP) -e ".[docs]"
 	@touch $@
 
-demo: $(STAMPS)/run ## text from the embedded model, drawn as it settles, then its statistics
+demo: $(STAMPS)/run ## text from the default embedded model, drawn as it settles, then its statistics
 	@$(OFFLINE) $(BIN)/unmask generate --show \
 	  "Leo has 24 stamps. Leo gives half of them to Zoe. Zoe gives Leo 15 more stamps. How many stamps does Leo have now? Explain." \
-	  "Tell a story about Mia the fox, a lamp and a river."
+	  "Tell a story about Bob the rabbit, a kite and a farm."
 
 test: $(STAMPS)/dev ## all tests this kind of machine can run (not gpu, slurm, browser)
 	@$(OFFLINE) $(BIN)/python -m pytest -m "not gpu and not slurm and not browser" $(PYTEST_ARGS)
@@ -78,7 +78,7 @@ docs: $(STAMPS)/docs ## the documentation site, in site/
 	$(BIN)/mkdocs build --strict
 
 picture: $(STAMPS)/run ## redraw the README's picture of a canvas settling
-	@$(OFFLINE) $(BIN)/unmask generate --svg docs/assets/settling.svg "Tell a story about Mia the fox, a lamp and a river."
+	@$(OFFLINE) $(BIN)/unmask generate --svg docs/assets/settling.svg "Tell a story about Bob the rabbit, a kite and a farm."
 
 build: $(STAMPS)/dev ## wheel and sdist, in dist/
 	@$(PIP) build

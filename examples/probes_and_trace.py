@@ -1,6 +1,6 @@
 """Look inside a run: logits, hidden states, and how far stored keys and values have drifted from fresh ones.
 
-Usage: probes_and_trace.py FILE.safetensors [MODEL]
+Usage: probes_and_trace.py FILE.safetensors [MODEL] (default: nano-llada)
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from unmask.core.events import Probed, tee
 from unmask.core.types import Probe
 from unmask.sinks.trace import TraceSaver
 
-PROMPT = "Sort these numbers: 42 7 19 3"
+PROMPT = "Tell a story about Mia the fox, a lamp and a river."
 
 
 def main() -> None:
     if len(sys.argv) < 2:
         sys.exit(__doc__)
     path = Path(sys.argv[1])
-    model = unmask.load(sys.argv[2] if len(sys.argv) > 2 else None)
+    model = unmask.load(sys.argv[2] if len(sys.argv) > 2 else "nano-llada")  # full attention: stored rows do drift
     (prepared,) = model.prepare(PROMPT, max_tokens=32, schedule="blocks(8)", policy="threshold(0.9)", cache="dual")
     probes = (Probe("logits"), Probe("hidden", -1), Probe("kv_cosine", -1))
     prepared = replace(prepared, request=replace(prepared.request, probes=probes))

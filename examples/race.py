@@ -5,23 +5,27 @@ from __future__ import annotations
 import sys
 
 import unmask
+from unmask.core.types import Full
 
 STRATEGIES: dict[str, dict[str, object]] = {
     "one token per forward": {"policy": "low_confidence(steps=32)"},
     "threshold 0.9": {"policy": "threshold(0.9)"},
     "factor 1": {"policy": "factor(1.0)"},
-    "threshold 0.9, prefix cache": {"policy": "threshold(0.9)", "cache": "prefix"},
-    "threshold 0.9, dual cache": {"policy": "threshold(0.9)", "cache": "dual"},
 }
 
 
 def main() -> None:
     prompt = sys.argv[1] if len(sys.argv) > 1 else "Sort these numbers: 42 7 19 3"
     model = unmask.load(sys.argv[2] if len(sys.argv) > 2 else None)
+    if model.traits.mask_id is None:
+        sys.exit(f"{model.name} writes left to right: there is nothing to race. Take a diffusion model.")
+    caches = ("prefix", "dual") if model.traits.attention == Full() else ("block", "sub_block")
+    cached = {f"threshold 0.9, {c} cache": {"policy": "threshold(0.9)", "cache": c} for c in caches}
+    schedule = model.recommended().schedule
     first: list[int] | None = None
     print(f"{'strategy':30} {'forwards':>8} {'tokens/forward':>14} {'seconds':>8} {'as the first':>12}")
-    for name, given in STRATEGIES.items():
-        options = {"max_tokens": 32, "schedule": "blocks(16)", "cache": "none", **given}
+    for name, given in {**STRATEGIES, **cached}.items():
+        options = {"max_tokens": 32, "schedule": schedule, "cache": "none", **given}
         found = model.generate(prompt, **options)
         assert isinstance(found, unmask.Generation)
         first = list(found.ids) if first is None else first

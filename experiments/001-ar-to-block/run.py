@@ -199,6 +199,7 @@ def finish(config: Mapping[str, Any], arm: Arm, runs: Path) -> None:
         "measured": measure(config, model, arm.kind, items),
         "environment": environment(),
     }
+    (HERE / "results").mkdir(exist_ok=True)
     write_text(HERE / "results" / f"{arm.name}.json", json.dumps(result, indent=1) + "\n")
 
 

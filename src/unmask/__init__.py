@@ -1,7 +1,7 @@
 """unmask: diffusion language models - load, decode fast, watch, verify and train them.
 
     import unmask
-    print(unmask.generate("Sort these numbers: 42 7 19 3").text)      # the embedded model
+    print(unmask.generate("Leo has 24 stamps and gets 15 more. How many stamps does Leo have?").text)  # embedded model
     model = unmask.load("GSAI-ML/LLaDA-8B-Instruct")                  # a directory or a hub id
     print(model.generate("Why is the sky blue?", max_tokens=128, threshold=0.9, cache="dual").text)
 

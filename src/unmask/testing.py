@@ -71,9 +71,9 @@ class FakeStore:
         self.values = torch.full((2, slots, rows, WIDTH), torch.nan, dtype=torch.float64)
         self.slots, self.rows = slots, rows
 
-    def free(self, slot: int) -> None:
-        """The slot's rows are NaN from now on."""
-        self.values[:, slot] = torch.nan
+    def free(self, slot: int, start: int = 0) -> None:
+        """The slot's rows from `start` on are NaN from now on."""
+        self.values[:, slot, start:] = torch.nan
 
 
 class FakeDenoiser:

@@ -110,3 +110,21 @@ def test_bad_arguments_exit_2_with_one_line(words: str, said: str, capsys: pytes
     found = capsys.readouterr()
     assert found.out == ""
     assert said in found.err.splitlines()[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "caches"),
+    [
+        ("nano", ["none", "block", "sub_block"]),
+        ("nano-ar", ["block"]),
+        ("nano-llada", ["none", "prefix", "dual"]),
+    ],
+)
+def test_an_embedded_model_has_its_caches_and_scores_beside_its_speed(
+    name: str, caches: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = f"bench decode --model {name} --gen-length 8 --prompt-length 8 --threads 1 --rounds 1 --items 1 --json"
+    assert main(line.split()) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [r["cache"] for r in found] == caches
+    assert all(r["items"] == 9 and 0 < r["accuracy"] <= 1 for r in found)

@@ -1,6 +1,8 @@
 """`unmask adapt`: one command from an autoregressive checkpoint to a measured block-diffusion one."""
 
 import json
+import shutil
+import weakref
 
 import pytest
 import tiny_checkpoints
@@ -10,6 +12,13 @@ from safetensors import safe_open
 from unmask.core.types import BlockCausal
 from unmask.models.load import load_model
 from unmask.pipeline import load
+from unmask.text.codec import Codec
+from unmask.train.data import ChatData
+from unmask.train.forward import Net
+from unmask.train.objectives.block_diffusion import BlockDiffusion
+from unmask.train.records import Files
+from unmask.train.trainer import Trainer
+from unmask.train.validate import nelbo
 
 KEYS = {
     "architectures", "attention_dropout", "bd_size", "bos_token_id", "eos_token_id", "hidden_act", "hidden_size",
@@ -30,7 +39,7 @@ def parent(tmp_path_factory):
 def chat(tmp_path_factory):
     path = tmp_path_factory.mktemp("data") / "chat.jsonl"
     rows = [
-        {"messages": [{"role": "user", "content": f"Count to {i % 5 + 1}."}, {"role": "assistant", "content": "1 2 3"}]}
+        {"messages": [{"role": "user", "content": f"Count to {i + 1}."}, {"role": "assistant", "content": "1 2 3"}]}
         for i in range(60)
     ]
     path.write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
@@ -138,3 +147,182 @@ def test_other_records_are_refused(cli, parent, tmp_path, lines):
     ran = adapt(cli, parent, data, tmp_path / "child", "--steps", 1)
     assert ran.code == 2
     assert "bad.jsonl" in ran.err or "records" in ran.err
+
+
+def lines(path):
+    return path.read_text("utf-8").splitlines()
+
+
+def talk(question, answer="ok"):
+    return json.dumps({"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]})
+
+
+def test_no_held_out_record_is_trained_on(cli, parent, tmp_path):
+    data = tmp_path / "chat.jsonl"
+    data.write_text("\n".join(talk(f"say {i % 40}") for i in range(120)) + "\n", encoding="utf-8")
+    ran = adapt(cli, parent, data, tmp_path / "child", "--steps", 1, "--count", 0)
+    assert ran.code == 0, ran.err
+    assert "6 records equal to held-out ones" in ran.err
+    held, train = (lines(tmp_path / "child" / "run" / n) for n in ("held_out.jsonl", "train.jsonl"))
+    assert held == [talk("say 0"), talk("say 10"), talk("say 20")]
+    assert len(train) == 111
+    assert not set(held) & set(train)
+    asked = tmp_path / "asked.jsonl"
+    asked.write_text(talk("say 7") + "\n")
+    ran = adapt(cli, parent, data, tmp_path / "other", "--steps", 1, "--count", 0, "--held-out", asked)
+    assert ran.code == 0, ran.err
+    assert talk("say 7") not in lines(tmp_path / "other" / "run" / "train.jsonl")
+
+
+def test_records_of_every_editor_are_read(cli, parent, tmp_path):
+    data = tmp_path / "chat.jsonl"
+    strange = json.dumps(json.loads(talk("line \u2028 and \x85 inside")), ensure_ascii=False)
+    data.write_bytes(("\ufeff" + "\r\n".join([strange, *(talk(f"say {i}") for i in range(5))]) + "\r\n").encode())
+    ran = adapt(cli, parent, data, tmp_path / "child", "--steps", 1, "--count", 1)
+    assert ran.code == 0, ran.err
+    assert len(lines(tmp_path / "child" / "run" / "train.jsonl")) == 5
+
+
+@pytest.mark.parametrize(
+    ("bad", "words"),
+    [
+        (b'{"messages": [{"role": "us', "bad.jsonl line 37 is not JSON"),
+        (b'{"text": "a"}', "bad.jsonl record 37"),
+        (b'{"messages": [{"role": "user", "content": "a"}]}', "bad.jsonl record 37"),
+        (b'{"prompt": "a", "answer": "b"}', "bad.jsonl record 37"),
+        (b'"B\xe4r"', "not UTF-8"),
+    ],
+)
+def test_a_bad_record_is_named_before_anything_is_written(cli, parent, tmp_path, bad, words):
+    data = tmp_path / "bad.jsonl"
+    rows = [talk(f"say {i}").encode() for i in range(60)]
+    rows[36] = bad
+    data.write_bytes(b"\n".join(rows) + b"\n")
+    ran = adapt(cli, parent, data, tmp_path / "child", "--steps", 1)
+    assert ran.code == 2
+    assert words in ran.err
+    assert not (tmp_path / "child").exists()
+
+
+def test_a_held_out_prompt_beyond_the_context_is_left_out_and_too_much_room_refused(cli, parent, tmp_path):
+    data = tmp_path / "chat.jsonl"
+    data.write_text("\n".join(talk("word " * 300 if i == 0 else f"say {i}") for i in range(60)) + "\n")
+    out = tmp_path / "child"
+    ran = adapt(cli, parent, data, out, "--steps", 1, "--count", 9, "--max-tokens", 8, "--json")
+    assert ran.code == 0, ran.err
+    assert "1 held-out prompts are too long" in ran.err
+    assert {s["n"] for s in ran.json["sides"]} == {1}
+    ran = adapt(cli, parent, data, tmp_path / "next", "--steps", 1, "--max-tokens", 128)
+    assert ran.code == 2
+    assert "--max-tokens" in ran.err
+    assert not (tmp_path / "next").exists()
+
+
+def test_a_folder_with_files_is_left_alone(cli, parent, chat, tmp_path):
+    own = tiny_checkpoints.qwen2_checkpoint(tmp_path / "own")
+    before = (own / "config.json").read_bytes()
+    ran = adapt(cli, own, chat, own, "--steps", 1)
+    assert ran.code == 2
+    assert "a checkpoint" in ran.err
+    assert (own / "config.json").read_bytes() == before
+    notes = tmp_path / "notes"
+    notes.mkdir()
+    (notes / "mine.txt").write_text("mine")
+    assert adapt(cli, parent, chat, notes, "--steps", 1).code == 2
+    assert [p.name for p in notes.iterdir()] == ["mine.txt"]
+
+
+def test_what_an_attempt_left_before_its_first_checkpoint_is_made_anew(cli, parent, chat, tmp_path):
+    out = tmp_path / "child"
+    assert adapt(cli, parent, chat, out, "--steps", 1, "--count", 0).code == 0
+    for path in (*out.iterdir(), *(out / "run").glob("checkpoints")):  # as if killed before the first checkpoint
+        if path.name != "run":
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    (out / "run" / "checkpoints" / ".writing-00000001").mkdir(parents=True)
+    pairs = tmp_path / "pairs.jsonl"
+    pairs.write_text("".join(json.dumps({"prompt": f"say {i}", "answer": "ok"}) + "\n" for i in range(60)))
+    ran = adapt(cli, parent, pairs, out, "--steps", 1, "--count", 0, "--block", 16)
+    assert ran.code == 0, ran.err
+    assert json.loads((out / "config.json").read_text())["bd_size"] == 16
+    assert json.loads(lines(out / "run" / "train.jsonl")[0]) == {"prompt": "say 1", "answer": "ok"}
+
+
+def test_a_run_goes_on_only_as_it_began(cli, parent, chat, tmp_path):
+    out = tmp_path / "child"
+    assert adapt(cli, parent, chat, out, "--steps", 1, "--count", 0, "--lora", 2).code == 0
+    go_on = ("--steps", 2, "--count", 0, "--resume")
+    other, twin = tiny_checkpoints.qwen2_checkpoint(tmp_path / "other", 1), tmp_path / "twin.jsonl"
+    twin.write_bytes(chat.read_bytes())
+    for ran, word in (
+        (adapt(cli, other, chat, out, *go_on, "--lora", 2), "parent with --resume"),
+        (adapt(cli, parent, twin, out, *go_on, "--lora", 2), "--data with --resume"),
+        (adapt(cli, parent, chat, out, *go_on, "--lora", 2, "--block", 16), "--block"),
+        (adapt(cli, parent, chat, out, *go_on, "--lora", 4), "other adapters"),
+        (adapt(cli, parent, chat, out, *go_on, "--lora", 2, "lora.alpha=4"), "other adapters"),
+        (adapt(cli, parent, chat, out, *go_on), "other adapters"),
+    ):
+        assert ran.code == 2
+        assert word in ran.err
+    assert adapt(cli, parent, chat, out, *go_on, "--lora", 2).code == 0
+
+
+def test_the_child_stops_where_its_parent_stops(cli, chat, tmp_path):
+    parent = tiny_checkpoints.qwen2_checkpoint(tmp_path / "parent")
+    ends = [json.loads((parent / "config.json").read_text())["eos_token_id"], 397]
+    (parent / "generation_config.json").write_text(json.dumps({"eos_token_id": ends[::-1]}))
+    ran = adapt(cli, parent, chat, tmp_path / "child", "--steps", 1, "--count", 0)
+    assert ran.code == 0, ran.err
+    assert load_model(tmp_path / "child").traits.eos_ids == tuple(ends)
+    assert json.loads((tmp_path / "child" / "config.json").read_text())["pad_token_id"] == ends[0]
+
+
+def test_the_report_is_about_the_written_child(cli, parent, chat, tmp_path):
+    out = tmp_path / "child"
+    ran = adapt(cli, parent, chat, out, "--steps", 8, "--lr", 0.05, "--lora", 2, "--count", 0, "--json")
+    assert ran.code == 0, ran.err
+    held_out = ChatData(Files((str(out / "run" / "held_out.jsonl"),)), length=96, rows=4).open(0)
+    codec = Codec.from_dir(out)
+    held_out.bind(codec)
+    batches = [held_out.next() for _ in range(8)]
+    child, before = (load_model(p, dtype="fp32") for p in (out, parent))
+    bound = BlockDiffusion(8).bound(child.traits.mask_id, codec.named("eos_token"))
+    found = nelbo(bound, Net(child.model), batches, 4, 0)
+    assert ran.json["held_out"]["child_nelbo"] == pytest.approx(found["nelbo"], abs=1e-6)
+    nats = tokens = 0.0
+    with torch.no_grad():
+        for batch in batches:
+            for ids, real, scored in zip(batch.ids, batch.real, batch.scored, strict=True):
+                row = ids[: int(real.sum())]
+                scores = before.model.logits(before.model(row[None], causal=True)[0]).log_softmax(-1)
+                places = scored.nonzero().flatten()
+                nats -= float(scores[places - 1, row[places]].sum())
+                tokens += len(places)
+    assert ran.json["held_out"]["parent_nll"] == pytest.approx(nats / tokens, abs=1e-5)
+
+
+def test_the_held_out_loss_is_computed_once_with_the_trainers_memory_given_back(
+    cli, parent, chat, tmp_path, monkeypatch
+):
+    held, alive = [], []
+    build = Trainer.__init__
+
+    def remembered(self, *args, **kwargs):
+        build(self, *args, **kwargs)
+        held.extend(weakref.ref(x) for x in (self, self.model, self.parent.model, *self.optimizers))
+
+    def counted(*args):
+        alive.append([r for r in held if r() is not None])
+        return nelbo(*args)
+
+    monkeypatch.setattr(Trainer, "__init__", remembered)
+    monkeypatch.setattr("unmask.train.validate.nelbo", counted)
+    monkeypatch.setattr("unmask.train.trainer.nelbo", counted)
+    ran = adapt(cli, parent, chat, tmp_path / "child", "--steps", 2, "--count", 2, "--max-tokens", 8)
+    assert ran.code == 0, ran.err
+    assert len(held) > 3
+    assert alive == [[], []]
+    said = ran.out.splitlines()
+    assert said[0].startswith("held out, nats per answer token: parent ")
+    assert "2 steps" in said[1]
+    assert "of free text it says little" in said[2]
+    assert json.loads((tmp_path / "child" / "report.json").read_text())["exact_match"] is True

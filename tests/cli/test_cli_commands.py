@@ -18,6 +18,7 @@ from unmask.cli.main import COMMANDS
 from unmask.cli.output import for_terminal, one_line, print_json
 from unmask.core import catalog
 from unmask.evals import verify as checks
+from unmask.models.embedded import EMBEDDED
 
 
 @pytest.mark.parametrize(
@@ -69,6 +70,9 @@ def test_ls_of_one_kind_looks_inside(cli: Run) -> None:
     models = {row["name"]: row for row in cli("ls", "models", "--json").json}
     assert any("random" in text for text in models["llada"]["recommended"].values())
     assert models["llada"]["known issues"]
+    assert all(models[name]["inside this package"] and models[name]["meaning"] for name in EMBEDDED)
+    lines = cli("ls", "models").out.splitlines()
+    assert [x.partition(":")[0] for x in lines[: len(EMBEDDED)]] == list(EMBEDDED)
     for kind in ("models", "caches", "schedules", "profiles", "ops"):
         assert cli("ls", kind).out
     assert {"attention", "score"} <= {row["name"] for row in cli("ls", "ops", "--json").json}
@@ -92,6 +96,20 @@ def test_env_names_versions_and_device(cli: Run) -> None:
     assert found["torch"] == torch.__version__
     assert {"python", "device", "threads", "cpu", "platform"} <= set(found)
     assert "torch" in cli("env").out
+
+
+def test_embedded_models_go_by_name_in_every_command(cli: Run) -> None:
+    sizes = [cli("plan", name, "--json").json["parameters"] for name in EMBEDDED]
+    assert all(2e6 < size < 2.1e6 for size in sizes)
+    for name in EMBEDDED:
+        ran = cli("generate", "-m", name, "Copy: a b", "-n", 16, "--json")
+        assert ran.code == 0 and ran.json["text"]
+        scored = cli("eval", "synthetic", "--model", name, "--tasks", "copy", "--count", 2)
+        assert scored.code == 0 and "| copy |" in scored.out
+    infill = [cli("generate", "-m", name, "--infill", "One[[2]] day.").err for name in EMBEDDED]
+    assert ["--model nano-llada" in said for said in infill] == [True, True, False]
+    wrong = cli("generate", "-m", "nano-lada", "Copy: a b")
+    assert wrong.code == 2 and "nano-llada" in wrong.err
 
 
 def test_plan_adds_up(cli: Run, llada: Path) -> None:

@@ -224,9 +224,9 @@ def test_the_published_profile_keeps_its_history_rule(cli: Run, llada: Path, mon
     seen: list[list[int]] = []
     events = Model.events
 
-    def spy(self: Model, prepared: Any) -> Any:
+    def spy(self: Model, prepared: Any, *more: Any) -> Any:
         seen.append(prepared[0].request.canvas[: prepared[0].request.prompt_len].tolist())
-        return events(self, prepared)
+        return events(self, prepared, *more)
 
     monkeypatch.setattr(Model, "events", spy)
     ran = cli("chat", "-m", llada, "--profile", "llada", "-n", 4, "--block-length", 4, stdin=b"one\ntwo")

@@ -170,6 +170,20 @@ def test_on_block_diffusion_models_the_switches_mean_its_own_caches(
     assert own.out == ran.out
 
 
+def test_on_block_diffusion_models_block_size_is_the_models_own(cli: Run, tmp_path: Path) -> None:
+    model = v2_checkpoint(tmp_path / "v2")
+    sizes = "--max_new_tokens 16 --block_size 4 --small_block_size 2".split()
+    ran = cli("generate", "-m", model, "hi", *sizes)
+    assert ran.code == 2
+    assert "expected 8, the model's block size" in ran.err and "no effect" not in ran.err
+    as_published = cli("generate", "-m", model, "hi", *sizes, "--profile", "fast-dllm-v2")
+    assert as_published.code == 0, as_published.err
+    assert "v2_blocks(length=2, block=4) (given)" in as_published.err
+    steps = cli("generate", "-m", model, "hi", *"--max_new_tokens 8 --diffusion_steps 8 --threshold 0.9".split())
+    assert steps.code == 0, steps.err
+    assert "--diffusion_steps has no effect with the other options\n" in steps.err
+
+
 def test_the_profile_of_fast_dllm_v2_runs_from_the_command_line(cli: Run, tmp_path: Path) -> None:
     model = v2_checkpoint(tmp_path / "v2")
     line = "--max_new_tokens 20 --block_size 8 --small_block_size 4 --threshold 0.5 --use_block_cache"
@@ -178,7 +192,7 @@ def test_the_profile_of_fast_dllm_v2_runs_from_the_command_line(cli: Run, tmp_pa
     assert "v2_cache(block=8, length=4, sub_blocks=True) (given)" in ran.err
     short = cli("generate", "-m", model, "hi", "--profile", "fast-dllm-v2", "-n", "20")
     assert short.code == 2 and "at least one block (32)" in short.err
-    assert cli("generate", "hi", "--profile", "fast-dllm-v2").code == 2
+    assert cli("generate", "-m", "nano-llada", "hi", "--profile", "fast-dllm-v2").code == 2
 
 
 def test_ls_says_what_the_switches_mean_per_family(cli: Run) -> None:

@@ -15,6 +15,7 @@ from published_v2 import Call, Net, batch_sample, generate
 from torch import Tensor
 
 from unmask import testing as t
+from unmask.core import catalog
 from unmask.core.errors import ConfigError, SpecError
 from unmask.core.events import Finished, Stepped
 from unmask.core.types import BlockCausal, Request, Traits
@@ -23,6 +24,7 @@ from unmask.engine.options import DecodeOptions
 from unmask.engine.profiles import answer_length, build, ignored
 from unmask.evals import verify_v2
 from unmask.evals.recorded import forward
+from unmask.models import fast_dllm
 from unmask.models.denoiser import TransformerDenoiser
 from unmask.ops import attention
 
@@ -109,6 +111,69 @@ def test_the_profile_refuses_what_it_cannot_do() -> None:
     with pytest.raises(SpecError, match="divisor"):
         build(DecodeOptions(profile="fast-dllm-v2", small_block_size=12), model().traits, "Fast_dLLM_Qwen", 64)
     assert [answer_length(options, n, 64) for n in (11, 32, 40, 64, 65)] == [54, 65, 57, 65, 64]
+
+
+ALL_PARTS = {"schedule": "v2_blocks", "policy": "v2_threshold", "cache": "v2_cache"}
+
+
+@pytest.mark.parametrize("parts", [[k] for k in ALL_PARTS] + [["schedule", "policy"], ["policy", "cache"]])
+def test_published_parts_go_together_only(parts: list[str]) -> None:
+    options = DecodeOptions(**{k: ALL_PARTS[k] for k in parts})  # type: ignore[arg-type]
+    for kind in (model().traits, Traits(MASK)):
+        with pytest.raises(ConfigError, match="v2_blocks, v2_threshold, v2_cache together") as refused:
+            build(options, kind, "", 32)
+        assert "--profile fast-dllm-v2" in refused.value.remedy
+
+
+def test_all_published_parts_are_the_profile_on_its_own_model_and_with_one_size_only() -> None:
+    whole = DecodeOptions(**ALL_PARTS)  # type: ignore[arg-type]
+    made, profile = (
+        build(o, model().traits, "Fast_dLLM_Qwen", 32) for o in (whole, DecodeOptions(profile="fast-dllm-v2"))
+    )
+    assert (made.schedule, made.cache) == (profile.schedule, profile.cache)
+    for wrong in ({"cache": "v2_cache(length=4)"}, {"policy": "v2_threshold(block=8)"}):
+        with pytest.raises(ConfigError, match="the same block"):
+            build(replace(whole, **wrong), model().traits, "Fast_dLLM_Qwen", 32)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="no guidance"):
+        build(replace(whole, cfg_scale=1.0), model().traits, "Fast_dLLM_Qwen", 32)
+    for options in (whole, DecodeOptions(profile="fast-dllm-v2")):
+        with pytest.raises(ConfigError, match="a block-diffusion model"):
+            build(options, Traits(MASK), "llada", 32)
+        with pytest.raises(ConfigError, match=r"shift 1.*sdar, shift 0"):
+            build(options, model(shift=0).traits, "sdar", 32)
+
+
+@pytest.mark.parametrize("name", ["llada", "fast-dllm", "dream"])
+def test_whole_canvas_profiles_are_refused_on_block_models(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"profile {name}.*sdar, a block-diffusion model") as refused:
+        build(DecodeOptions(profile=name), model(shift=0).traits, "sdar", 32)
+    assert "fast-dllm-v2" in refused.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"block_length": 32}, "a length of at most 12"), ({"small_block_size": 64}, "a length of at most 12"),
+        ({"schedule": "blocks(16)"}, "a length of at most 12"), ({"schedule": "growing(24)"}, "a length of at most 12"),
+        ({"block_length": 5}, "a divisor of 12"), ({"small_block_size": 8}, "a divisor of 12"),
+        ({"schedule": "growing(5)"}, "a divisor of 12"), ({"schedule": "whole"}, "blocks of at most 12"),
+        ({"block_length": 6, "small_block_size": 2}, "beside small-block-size; expected 12"),
+    ],
+)  # fmt: skip
+def test_blocks_of_the_schedule_lie_inside_the_models_own(given: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        build(DecodeOptions(**given), model(size=12).traits, "Fast_dLLM_Qwen", 32)
+
+
+@pytest.mark.parametrize(("size", "length"), [(8, 8), (12, 12), (32, 32), (48, 24), (64, 32), (37, 1)])
+def test_the_default_block_is_a_part_of_the_models_own(size: int, length: int) -> None:
+    def blocks(**given: Any) -> Any:
+        return build(DecodeOptions(**given), model(size=size).traits, "Fast_dLLM_Qwen", 32).schedule
+
+    assert blocks().length == blocks(schedule="growing").length == length
+    assert blocks(block_length=size).length == blocks(small_block_size=size, block_length=size).length == size
+    advised = catalog.parse("schedule", fast_dllm.recommended({"bd_size": size}, True, 32).schedule).length
+    assert size % advised == 0 and advised <= 8
 
 
 def test_the_profile_samples_from_the_published_distribution() -> None:

@@ -28,6 +28,10 @@ def test_pairing_makes_the_bound_tighter():
     assert paired_difference(right, shifted)[1] < -0.05
 
 
+def test_no_bound_leaves_what_a_difference_can_be():
+    assert paired_difference([True] * 8, [False] * 8) == (-1.0, -1.0, pytest.approx(-15 / 16))
+
+
 def test_the_bound_holds_as_often_as_it_says():
     import random
 

@@ -2,10 +2,13 @@
 
 import json
 import shutil
+from dataclasses import fields
 
 import pytest
+import tiny_checkpoints
 
 import unmask
+from unmask.core import catalog
 
 
 def axes(generation):
@@ -55,6 +58,33 @@ def test_a_number_the_recommended_pair_has_is_put_into_it(tiny):
     found = axes(tiny.generate("x", chat=False, max_tokens=8, block_length=4, steps=2))
     assert found["schedule"] == "blocks(length=4) (given)"
     assert found["policy"].startswith("low_confidence(steps=2")
+
+
+@pytest.fixture(scope="module")
+def v2(tmp_path_factory):
+    path = tiny_checkpoints.v2_checkpoint(tmp_path_factory.mktemp("v2"))
+    return unmask.load(path, dtype="fp32", device="cpu")
+
+
+@pytest.mark.parametrize("length", [32, 16, 5])
+def test_a_given_block_length_is_honoured_or_refused_also_where_it_equals_a_default(v2, length):
+    with pytest.raises(unmask.InputError, match=f"8, the model's block size; got {length}"):
+        v2.generate("x", max_tokens=12, block_length=length)
+    assert axes(v2.generate("x", max_tokens=12, block_length=4))["schedule"] == "blocks(length=4) (given)"
+
+
+def test_given_numbers_that_equal_a_default_stay_given(tiny_dirs, tmp_path):
+    own = {"schedule": "blocks(8)", "policy": "low_confidence(steps=4)", "gen_length": 8, "steps": 4, "block_length": 8}
+    model = own_settings(tiny_dirs["llada"], tmp_path / "own", **own)
+    default = {f.name: f.default for f in fields(catalog.load("policy", "low_confidence"))}["steps"]
+    found = axes(model.generate("x", steps=default, block_length=32))
+    assert found["schedule"] == "blocks(length=32) (given)"
+    assert found["policy"] == f"low_confidence(steps={default}) (given)"
+
+
+def test_published_parts_alone_are_refused_before_decoding(v2):
+    with pytest.raises(unmask.InputError, match="together"):
+        v2.generate("Hi", max_tokens=12, cache="v2_cache(8, length=2)")
 
 
 def test_cache_and_sampling(tiny):

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from unmask.core.errors import ConfigError
 from unmask.text.codec import Codec
+from unmask.train.export import tokenizer_files
 from unmask.train.tokenizer import ASSISTANT, EOS, MASK, USER, train_tokenizer
 
 
@@ -94,3 +95,10 @@ def test_a_full_disk_leaves_no_half_tokenizer(tmp_path, monkeypatch):
         train_tokenizer(["some text"], 261, tmp_path / "new")
     assert written
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_card_does_not_travel_with_a_tokenizer(tmp_path):
+    for name in ("tokenizer.json", "chat_template.jinja", "README.md", "loss.svg", "scores.json", "unmask.json"):
+        (tmp_path / name).write_text("x")
+    (tmp_path / "model.safetensors").write_text("x")
+    assert set(tokenizer_files(tmp_path)) == {"tokenizer.json", "chat_template.jinja"}

@@ -9,13 +9,16 @@ import time
 from pathlib import Path
 
 import pytest
+import tiny_checkpoints
 import torch
 
 from unmask.core.errors import CheckpointError, ConfigError, RunError
 from unmask.models.load import load_model
 from unmask.train import checkpoint
 from unmask.train.events import Done, Progress, Saved, Started, Validated
+from unmask.train.export import published_config
 from unmask.train.inspect import inspect_data
+from unmask.train.objectives.block_diffusion import BlockDiffusion
 from unmask.train.optim import Muon, orthogonalise
 from unmask.train.recipe import load_recipe
 from unmask.train.trainer import Trainer
@@ -204,6 +207,35 @@ def test_fine_tuning_starts_from_a_checkpoint(recipe_file, tmp_path):
     assert isinstance(list(trainer.fit())[-1], Done)
 
 
+@pytest.mark.parametrize("objective", ["llada-sft", "block-diffusion, block: 4", "ar"])
+def test_fine_tuning_keeps_every_eos_id_of_the_checkpoint(recipe_file, tmp_path, objective):
+    """Instruct models name further ones in generation_config.json, which the export does not write."""
+    own = [f"objective={{kind: {objective}}}", "run.steps=1"]
+    if objective != "llada-sft":
+        own.append("model={dim: 32, layers: 2, heads: 2, mlp_dim: 64, qkv_bias: true, rope_float32: false}")
+    first = train(recipe_file, tmp_path / "first", *own)[-1].path
+    (first / "generation_config.json").write_text(json.dumps({"eos_token_id": [9, 7]}))
+    ends = load_model(first, device="cpu").traits.eos_ids
+    assert len(ends) == 3
+    again = [own[0], "run.steps=1", f"model={{path: '{first}'}}", "tokenizer={}"]
+    second = train(recipe_file, tmp_path / "second", *again)[-1].path
+    assert not (second / "generation_config.json").exists()
+    assert load_model(second, device="cpu").traits.eos_ids == ends
+
+
+def test_the_last_validation_can_be_left_to_the_caller(recipe_file, tmp_path):
+    section = "{kind: generator, source: 'unmask.evals.tasks.synthetic:stream', stages: [{start: 0, mix: {copy: 1}}]}"
+    recipe = load_recipe(recipe_file, [f"validate={{every: 2, batches: 1, rounds: 2, data: {section}}}", "run.steps=4"])
+
+    def validated(**options):
+        events = list(Trainer(recipe, tmp_path / str(len(options)), **options).fit())
+        assert [e.step for e in events if isinstance(e, Saved)][-1] == 4
+        return [e.step for e in events if isinstance(e, Validated)]
+
+    assert validated() == [2, 4]
+    assert validated(validate_last=False) == [2]
+
+
 def test_the_export_decodes(recipe_file, tmp_path):
     from unmask.pipeline import load
 
@@ -246,3 +278,13 @@ def test_muon_treats_fused_projections_part_by_part():
     Muon([{"params": [p], "parts": (4, 4, 4)}], lr=1.0, momentum=0.0, weight_decay=0.0).step()
     norms = [part.norm().item() for part in p.detach().split(4)]
     assert max(norms) / min(norms) < 1.2
+
+
+def test_a_block_size_that_was_trained_is_written(tmp_path):
+    found = load_model(tiny_checkpoints.v2_checkpoint(tmp_path / "v2"))
+    ids = (found.traits.mask_id, found.traits.eos_ids[0])
+    config = published_config(found.model.cfg, BlockDiffusion(16), ids, {**found.config, "note": "kept"})
+    assert (found.config["bd_size"], config["bd_size"], config["note"]) == (8, 16, "kept")
+    with pytest.raises(ConfigError) as refused:
+        published_config(found.model.cfg, BlockDiffusion(8, shift=0), ids, found.config)
+    assert "objective" in refused.value.remedy

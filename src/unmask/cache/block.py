@@ -9,6 +9,7 @@ Source: Fast-dLLM v2, arXiv 2509.26328, section 3.3 (there the commit is a forwa
 from __future__ import annotations
 
 from collections.abc import Sequence as Seq
+from dataclasses import replace
 
 from torch import Tensor
 
@@ -28,7 +29,7 @@ class BlockCache:
 
     def init(self, seq: Sequence) -> int:
         must_be_causal(seq.traits, "block")
-        return 0
+        return seq.kept
 
     def plan(
         self, seq: Sequence, open: Seq[Block], need: Tensor, horizon: int, state: int, peers: Peers
@@ -37,7 +38,7 @@ class BlockCache:
         last = int(need.max()) + 1 if need.numel() else final
         start, stop = lowest(need, state), max(final, whole_blocks(seq.traits, 0, last, horizon)[1])
         plan = forward(seq, ((start, stop),), need, ((start, final),) if final > start else (), stop, _kind(state))
-        return plan, max(final, state)
+        return replace(plan, final=final), max(final, state)
 
     def observe(self, probes: Seq[Tensor], candidates: Candidates, state: int) -> tuple[int, None]:
         return state, None

@@ -9,7 +9,7 @@ row with its final token. Source: Fast-dLLM v2, arXiv 2509.26328, section 3.3.
 from __future__ import annotations
 
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -39,7 +39,7 @@ class SubBlock:
 
     def init(self, seq: Sequence) -> Held:
         must_be_causal(seq.traits, "sub_block")
-        return Held()
+        return Held(seq.kept, seq.kept)
 
     def plan(
         self, seq: Sequence, open: Seq[Block], need: Tensor, horizon: int, state: Held, peers: Peers
@@ -50,10 +50,11 @@ class SubBlock:
         if final > state.final or stop > state.stop or due:
             query = ((lowest(need, state.final), stop),)
             plan = forward(seq, query, need, query, stop, "full" if state.stop else "prefill")
-            return plan, Held(final, stop, 1)
+            return replace(plan, final=final), Held(final, stop, 1)
         active = min(max(open[0].start, final), open[-1].stop)
         query = ((lowest(need, active), open[-1].stop),)
-        return forward(seq, query, need, query, stop, "partial"), Held(final, stop, state.age + 1)
+        plan = forward(seq, query, need, query, stop, "partial")
+        return replace(plan, final=final), Held(final, stop, state.age + 1)
 
     def observe(self, probes: Seq[Tensor], candidates: Candidates, state: Held) -> tuple[Held, None]:
         return state, None

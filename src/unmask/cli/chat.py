@@ -122,7 +122,10 @@ class Talk:
         self.past.append(before)
         self.asked.append(text)
         self.seed += 1
-        self.notices.say(f"({dataclasses.replace(metrics.total(), tokens=answer.completion_tokens)})")
+        reused = (
+            f", {self.session.reused} of {answer.prompt_tokens} prompt tokens reused" if self.session.reused else ""
+        )
+        self.notices.say(f"({dataclasses.replace(metrics.total(), tokens=answer.completion_tokens)}{reused})")
 
     def _print(self, events: Iterator[Event], live: bool) -> str:
         """Runs the turn; on a terminal the settled beginning of the answer is printed as it grows. What was printed."""

@@ -13,8 +13,8 @@ from unmask.cli.output import print_json
 from unmask.cli.parsing import Parser, integer
 
 EXAMPLES = """\
-  unmask data inspect recipes/nano.yaml
-  unmask data inspect recipes/nano.yaml --rows 3 --batch 200 --tokenizer runs/nano/tokenizer"""
+  unmask data inspect recipes/nano_llada.yaml
+  unmask data inspect recipes/nano_llada.yaml --rows 3 --batch 200 --tokenizer runs/nano-llada/tokenizer"""
 KINDS = {
     "kept": ("{}", "", "kept: the prompt, never masked"),
     "masked": ("[{}]", "bold black on yellow", "[masked]: hidden from the model, in the loss"),

@@ -41,7 +41,8 @@ def add_model(parser: Parser) -> None:
         "-m",
         hidden=names,
         metavar="DIR|ID",
-        help="checkpoint folder, hub id, or random:SHAPE (default: the small model inside this package)",
+        help="checkpoint folder, hub id, model inside this package (nano, nano-ar, nano-llada), or random:SHAPE "
+        "(default: nano)",
     )
     parser.option(g, "--revision", metavar="REV", help="branch, tag or commit of a hub id")
     parser.option(g, "--device", default="auto", metavar="D", help="auto, cuda, mps or cpu (default: auto)")
@@ -101,7 +102,7 @@ def _add_length(parser: Parser) -> None:
         hidden=("--block_size", "--block-size", "--gen_blocksize"),
         type=tokens,
         metavar="N",
-        help="places decoded together, left to right (default: 32)",
+        help="places decoded together, left to right (default: 32, or a block model's own)",
     )
     parser.option(
         g,

@@ -16,14 +16,15 @@ if TYPE_CHECKING:
 
 EXAMPLES = """\
   unmask eval synthetic                                 the embedded model, as on its card: 500 items per task
+  unmask eval synthetic --policy "threshold(0.9)"       several tokens per step
   unmask eval synthetic --count 100 --grid              accuracy against speed: policies times caches
-  unmask eval synthetic --policy "threshold(0.9)" --cache dual --tasks sort,sudoku
+  unmask eval synthetic --model nano-llada --cache dual --tasks sort,sudoku
   unmask eval synthetic --model ./my-checkpoint --json"""
 
 
 def main(argv: Sequence[str]) -> int:
     """Runs the evaluation that is named."""
-    return choose("unmask eval", argv, {"synthetic": ("the held-out tasks of the embedded model", synthetic)})
+    return choose("unmask eval", argv, {"synthetic": ("the held-out tasks of the embedded models", synthetic)})
 
 
 def synthetic(argv: Sequence[str]) -> int:
@@ -33,11 +34,11 @@ def synthetic(argv: Sequence[str]) -> int:
         "Exact match on held-out items of every synthetic task, with 95 % intervals, beside its cost.",
         EXAMPLES,
     )
-    parser.add_argument("--model", metavar="DIR", help="a checkpoint; without it, the embedded model")
+    parser.add_argument("--model", metavar="DIR", help="a checkpoint or an embedded model (default: nano)")
     parser.add_argument("--tasks", metavar="A,B", help="tasks to score (default: all)")
     parser.add_argument("--count", type=integer(1), default=500, help="held-out items per task (default: 500)")
     parser.add_argument("--policy", help="a policy spec (default: one token per step)")
-    parser.add_argument("--cache", help="a cache spec (default: none)")
+    parser.add_argument("--cache", help="a cache spec (default: none; block on block models, which is exact)")
     parser.add_argument("--block-length", type=integer(1), help="positions per block (default: the checkpoint's)")
     parser.add_argument(
         "--grid", action="store_true", help="one token per step, thresholds and factors, times the caches"
@@ -53,20 +54,17 @@ def _run(args: argparse.Namespace) -> int:
     import torch
 
     from unmask.core.errors import ConfigError
-    from unmask.evals.synthetic_eval import GRID, ONE_PER_STEP, evaluate
+    from unmask.evals.synthetic_eval import evaluate, grid, strategy
     from unmask.pipeline import load
 
     if args.grid and (args.policy is not None or args.cache is not None):
         raise ConfigError("--grid", expected="to stand alone", got="--policy or --cache beside it")
     if args.threads is not None:
         torch.set_num_threads(args.threads)
-    one = {"policy": args.policy} if args.policy is not None else ONE_PER_STEP
-    cache = "none" if args.cache is None else args.cache
-    label = f"{args.policy or '1 token/step'}, {cache}"
-    strategies = GRID if args.grid else {label: {**one, "cache": cache}}
+    model = load(args.model, slots=args.crowd, dtype=args.dtype)
+    strategies = grid(model) if args.grid else strategy(model, args.policy, args.cache)
     if args.block_length is not None:
         strategies = {k: {**v, "schedule": f"blocks({args.block_length})"} for k, v in strategies.items()}
-    model = load(args.model, slots=args.crowd, dtype=args.dtype)
     tasks = [t.strip() for t in args.tasks.split(",")] if args.tasks is not None else None
     scores = []
     for score in evaluate(model, tasks, args.count, strategies):

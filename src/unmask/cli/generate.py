@@ -28,7 +28,7 @@ DESCRIPTION = """\
 Write text for a prompt. Without --model the small model inside this package answers. Settings that are not given come
 from the checkpoint's own recommendation and are printed. The text goes to stdout, everything else to stderr."""
 EXAMPLES = """\
-  unmask generate "Sort these numbers: 42 7 19 3" --show
+  unmask generate "Tell a story about Bob the rabbit, a kite and a farm." --show
   echo "Copy: red blue green" | unmask generate --json
   unmask generate --model ./LLaDA-8B-Instruct --cache dual --threshold 0.9 "Why is the sky blue?"
   unmask generate --model ./Dream-7B --steps 64 --temperature 0.2 --top-p 0.95 --prompt-file question.txt
@@ -68,8 +68,21 @@ def main(argv: Sequence[str]) -> int:
         options=options,
     )
     say_settings(prepared, notices)
+    if args.infill is not None or args.constraint:
+        _say_who_sees_it(model, notices)
     _run(args, model, prompts, prepared, notices)
     return 0
+
+
+def _say_who_sees_it(model: Model, notices: Notices) -> None:
+    """Given text on a model that reads left to right, by blocks or tokens."""
+    from unmask.core.types import Full
+
+    if not isinstance(model.traits.attention, Full):
+        notices.say(
+            "given text is not seen by the blocks before it on this model; --model nano-llada (or another model with "
+            "full attention) sees all of it"
+        )
 
 
 def _parser() -> Parser:

@@ -14,7 +14,7 @@ from unmask.core.spec import range_words
 KINDS = {plural: kind for kind, plural in catalog.KINDS.items()}
 EXAMPLES = """\
   unmask ls                one line for everything
-  unmask ls models         with recommended settings and known problems
+  unmask ls models         those inside this package, then the families: recommended settings, known problems
   unmask ls policies       with the arguments of each: --policy "threshold(threshold=0.8)"
   unmask ls ops            which kernel would run here, and why"""
 
@@ -32,6 +32,8 @@ def main(argv: Sequence[str]) -> int:
     if args.kind is None:
         return _short(args.json)
     rows = [_details(KINDS[args.kind], e) for e in catalog.entries(KINDS[args.kind]).values()]
+    if args.kind == "models":
+        rows = [*_embedded(), *rows]
     if args.json:
         print_json(rows)
     else:
@@ -49,6 +51,12 @@ def _short(as_json: bool) -> int:
         print(f"{plural}:\n{columns(list(lines.items()))}")
     print("\nmore: unmask ls models | policies | caches | schedules | ops")
     return 0
+
+
+def _embedded() -> list[dict[str, Any]]:
+    from unmask.models.embedded import EMBEDDED
+
+    return [{"name": name, "meaning": meaning, "inside this package": True} for name, meaning in EMBEDDED.items()]
 
 
 def _details(kind: str, entry: catalog.Entry) -> dict[str, Any]:
@@ -125,7 +133,7 @@ def _issues(family: Any) -> tuple[str, ...]:
 
 
 def _print(row: dict[str, Any]) -> None:
-    print(f"{row['name']}: {row['meaning']}")
+    print(f"{row['name']}: {row['meaning']}{' (inside this package)' if 'inside this package' in row else ''}")
     for a in row.get("arguments", ()):
         bounds = f" ({a['range']})" if a["range"] else ""
         print(f"    {a['name']} = {a['default']}{bounds}{'  ' + a['help'] if a['help'] else ''}")

@@ -42,7 +42,7 @@ HEAVY = ("generate", "chat", "verify", "train", "adapt", "bench", "eval")
 """Commands that run models."""
 
 EXAMPLES = """\
-  unmask generate "Sort these numbers: 42 7 19 3" --show
+  unmask generate "Tell a story about Bob the rabbit, a kite and a farm." --show
   unmask generate --model GSAI-ML/LLaDA-8B-Instruct --cache dual --threshold 0.9 "Why is the sky blue?"
   unmask chat --model ./my-checkpoint
   unmask ls"""

@@ -19,7 +19,7 @@ def main(argv: Sequence[str]) -> int:
     parser = Parser(
         "unmask plan", "How much memory a model will take, from its config and file headers alone.", EXAMPLES
     )
-    parser.add_argument("model", metavar="MODEL", help="checkpoint folder, hub id or named shape")
+    parser.add_argument("model", metavar="MODEL", help="checkpoint folder, hub id, embedded model or named shape")
     parser.option(
         parser, "--batch", type=integer(1), default=1, metavar="N", help="sequences decoded at once (default: 1)"
     )

@@ -46,13 +46,12 @@ def without_effectless(
     """
     if not args.published:
         return options
-    from unmask.engine.profiles import ignored
+    from unmask.engine.profiles import ignored, kind_of
 
+    like = ", as in the published script" if kind_of(model.traits) == "canvas" else ""
     names = ignored(options, model.traits, model.kind.model_type, tokens or 128)
     for name in names:
-        notices.warn(
-            f"{args.spelled.get(name) or name} has no effect with the other options, as in the published script"
-        )
+        notices.warn(f"{args.spelled.get(name) or name} has no effect with the other options{like}")
     nothing: dict[str, Any] = dict.fromkeys(names)
     return dataclasses.replace(options, **nothing)
 

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from unmask.train.events import Done, TrainEvent
 
 EXAMPLES = """\
-  unmask train recipes/nano.yaml --out runs/nano
-  unmask train recipes/nano.yaml run.steps=200 optim.lr=0.002 --out runs/try
-  unmask train recipes/nano.yaml --out runs/nano --resume          after a crash or Ctrl-C"""
+  unmask train recipes/nano_llada.yaml --out runs/nano-llada
+  unmask train recipes/nano_llada.yaml run.steps=200 optim.lr=0.002 --out runs/try
+  unmask train recipes/nano_llada.yaml --out runs/nano-llada --resume          after a crash or Ctrl-C"""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -71,7 +71,7 @@ def check_folder(run: Path, resume: bool, out: Path) -> None:
     """A run never overwrites another one by accident. run: where its checkpoints are; out: the user's word for it."""
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out}", expected="a folder", got="a file")
-    begun = run.is_dir() and any((run / "checkpoints").glob("*"))
+    begun = run.is_dir() and any((run / "checkpoints").glob("step-*"))
     if begun and not resume:
         raise InputError(
             f"--out {out}",

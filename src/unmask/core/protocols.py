@@ -24,8 +24,8 @@ class Store(Protocol):
     def kv(self, layer: int, slot: int) -> tuple[Tensor, Tensor]:
         """Keys and values [KV, rows, D] of a slot."""
 
-    def free(self, slot: int) -> None:
-        """The slot's rows mean nothing from now on."""
+    def free(self, slot: int, start: int = 0) -> None:
+        """The slot's rows from `start` on mean nothing from now on."""
 
 
 class Denoiser(Protocol):
@@ -102,7 +102,8 @@ class CachePolicy(Protocol):
 
     def exact_for(self, traits: Traits) -> bool: ...
 
-    def init(self, seq: Sequence) -> Any: ...
+    def init(self, seq: Sequence) -> Any:
+        """The state to begin with. Rows [0, seq.kept) are final and need not be computed."""
 
     def plan(
         self, seq: Sequence, open: Seq[Block], need: Tensor, horizon: int, state: Any, peers: Peers

@@ -155,6 +155,9 @@ class Request:
             grids of their own wait for one another; rows on one grid (`grid_origin` "zero") ride along instead: they
             are computed with the others, to no effect.
         probes: looks to take with every forward.
+        session: requests of one session follow one another, such as the turns of a conversation. What one leaves in
+            the store for good is not computed again by the next, as far as both begin with the same ids. Not in a
+            cohort; with guidance nothing is left.
     """
 
     id: str
@@ -166,6 +169,7 @@ class Request:
     seed: int = 0
     cohort: str | None = None
     probes: tuple[Probe, ...] = ()
+    session: str | None = None
 
 
 # ---- what runs -------------------------------------------------------------------------------------------------------
@@ -183,7 +187,11 @@ class Block:
 
 @dataclass
 class Sequence:
-    """The mutable record of one request. `fixed` is a subset of `decided`; a hole is "not decided", never an id."""
+    """The mutable record of one request. `fixed` is a subset of `decided`; a hole is "not decided", never an id.
+
+    kept: rows [0, kept) of its store slot are final. Before the first forward they are what its session left; a cache
+    may begin there, or not look at it.
+    """
 
     request: Request
     traits: Traits
@@ -196,6 +204,7 @@ class Sequence:
     nfe: int = 0
     step: int = 0
     open_holes: int = 0
+    kept: int = 0
 
     @property
     def length(self) -> int:
@@ -216,6 +225,8 @@ class Plan:
         keep: rows of `query` that later forwards may read without recomputing.
         visible: runs over the query rows, in order.
         kind: what to call it in the work record.
+        final: from this forward on, rows [0, final) are stored as if computed anew, in whole attention blocks whose
+            tokens will never change. 0 promises nothing.
     """
 
     query: Spans
@@ -224,6 +235,7 @@ class Plan:
     visible: tuple[Run, ...]
     kind: Literal["full", "partial", "shallow", "commit", "prefill"] = "full"
     probes: tuple[Probe, ...] = ()
+    final: int = 0
 
 
 @dataclass(frozen=True)
@@ -312,10 +324,11 @@ class Peers:
 
 @dataclass
 class Stats:
-    """Counters of an engine since it was made."""
+    """Counters of an engine since it was made. reused: rows that an earlier request of a session had left."""
 
     model_calls: int = 0
     rows: int = 0
+    reused: int = 0
     row_layers: int = 0
     head_rows: int = 0
     seconds: float = 0.0

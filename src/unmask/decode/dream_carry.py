@@ -45,7 +45,7 @@ class DreamCarry:
     def decide(
         self, seq: Sequence, want: Tensor, candidates: Candidates, state: Carry, noise: Noise
     ) -> tuple[Commit, Carry]:
-        considered = ranked(candidates.prob)[: state.share + state.carry]
+        considered = ranked(candidates.prob)[: max(1, state.share + state.carry)]  # blocks fill before the steps end
         taken = candidates.prob[considered] >= self.threshold
         taken[:1] = True
         refused = int((~taken).sum())

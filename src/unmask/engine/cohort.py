@@ -26,6 +26,8 @@ class Running:
     settled: int = 0
     ended: bool = False
     """Its policy said that the answer is complete; it waits for its cohort to say so too."""
+    edited: bool = False
+    """A decided token was written again: rows stored before may be stale."""
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,7 @@ from unmask.engine.batch import collate, lane_slices, positions_of
 from unmask.engine.clock import now
 from unmask.engine.cohort import Running, all_ended, fronts, place
 from unmask.engine.noise import PositionNoise, StreamNoise
+from unmask.engine.slots import Slots
 from unmask.ops.score import logits_of, score
 
 
@@ -59,7 +60,8 @@ class Engine:
 
     Args:
         denoiser: the model.
-        slots: store slots; a sequence takes one per guidance lane. Requests beyond wait in order.
+        slots: store slots; a sequence takes one per guidance lane. Requests beyond wait in order. A slot that a session
+            left is kept for it until another request needs it.
     """
 
     def __init__(self, denoiser: Denoiser, slots: int = 8) -> None:
@@ -68,7 +70,7 @@ class Engine:
         self._waiting: list[Request] = []
         self._running: list[Running] = []
         self._ids: set[str] = set()
-        self._free: list[int] = list(range(slots))
+        self._slots = Slots(slots)
         self._store: Any = None
         self._cohorts: dict[str, StreamNoise] = {}
         self._early: list[Event] = []
@@ -101,6 +103,14 @@ class Engine:
         for run in [r for r in self._running if r.seq.request.id == id]:
             self._early.append(self._finish(run, "cancelled"))
 
+    def kept(self, session: str) -> int:
+        """Rows that wait in the store for the session's next request."""
+        return self._slots.kept(session)
+
+    def release(self, session: str) -> None:
+        """Forget what a session left in the store."""
+        self._slots.release(session)
+
     def run(self) -> Iterator[Event]:
         """Step until nothing is left."""
         while not self.idle:
@@ -122,7 +132,7 @@ class Engine:
 
     def _admit(self) -> list[Event]:
         events: list[Event] = []
-        while self._waiting and _lanes(self._waiting[0]) <= len(self._free):
+        while self._waiting and _lanes(self._waiting[0]) <= self._slots.available:
             request = self._waiting.pop(0)
             try:
                 run = self._start(request)
@@ -137,9 +147,13 @@ class Engine:
         return events
 
     def _start(self, request: Request) -> Running:
-        seq, strategy = sequence_of(request, self.denoiser.traits), request.strategy
+        traits, strategy = self.denoiser.traits, request.strategy
+        kept = self._slots.common(request, traits) if _lanes(request) == 1 else 0
+        seq = sequence_of(request, traits, kept)
         self._reserve(seq.length)
-        slots = tuple(self._free.pop(0) for _ in range(_lanes(request)))
+        slots = self._slots.claim(request.session, _lanes(request), kept)
+        for slot in slots:
+            self._store.free(slot, kept)
         given = request.fixed[request.prompt_len :].nonzero()
         floor = request.prompt_len + (int(given[-1]) + 1 if given.numel() else 0)
         return Running(seq, strategy, slots, self._noise(request), floor, settled=request.prompt_len)
@@ -182,6 +196,8 @@ class Engine:
             plan, seq.cache_state = strategy.cache.plan(seq, open, need, horizon, seq.cache_state, peers)
             if seq.request.probes:
                 plan = replace(plan, probes=plan.probes + seq.request.probes)
+            if seq.kept and not seq.nfe:
+                self.stats.reused += min(seq.kept, plan.query[0][0])
             jobs.append(_Job(run, open, want, plan, riding))
         return jobs
 
@@ -213,7 +229,10 @@ class Engine:
         self.stats.model_calls += 1
         for job in jobs:
             job.run.seq.nfe += 1
-        return self.denoiser(batch, self._store), lane_slices(batch)
+        forwarded = self.denoiser(batch, self._store)
+        for job in jobs:
+            job.run.seq.kept = job.plan.final
+        return forwarded, lane_slices(batch)
 
     def _score(self, jobs: list[_Job], forwarded: Forwarded, spans: list[tuple[int, int]]) -> None:
         """Candidates for every job; jobs with equal sampling share the passes over the vocabulary."""
@@ -262,6 +281,7 @@ class Engine:
             commit, seq.policy_state = run.strategy.policy.decide(
                 seq, job.want, job.candidates, seq.policy_state, run.noise
             )
+            run.edited |= bool(seq.decided[job.want[commit.slots]].any())
             writes = self._apply(seq, job.want, commit)
         except UnmaskError as e:
             self._drop(run)
@@ -325,22 +345,27 @@ class Engine:
         return "stop" if _end(run, settled) is not None else None
 
     def _finish(self, run: Running, reason: str | None) -> Finished:
-        """The last event of a sequence; its slots are free from now on."""
+        """The last event of a sequence; its slots are free from now on, or kept for its session."""
         seq = run.seq
         holes = seq.holes(seq.request.prompt_len, seq.length)
         settled = int(holes[0]) if holes.numel() else seq.length
         end = _end(run, settled)
         if reason != "cancelled":
             reason = "stop" if end is not None else "length"
-        self._drop(run)
+        self._drop(run, keep=not run.edited)
         return Finished(seq.request.id, reason, seq.nfe, seq.length if end is None else end)  # type: ignore[arg-type]
 
-    def _drop(self, run: Running) -> None:
+    def _drop(self, run: Running, keep: bool = False) -> None:
+        """Let a sequence go; keep: its final rows stay for its session's next request."""
+        seq, session = run.seq, run.seq.request.session
         self._running.remove(run)
-        self._ids.discard(run.seq.request.id)
-        for slot in run.slots:
-            self._store.free(slot)
-        self._free = sorted((*self._free, *run.slots))
+        self._ids.discard(seq.request.id)
+        if keep and session is not None and seq.kept and len(run.slots) == 1:
+            self._slots.park(session, run.slots[0], seq.canvas[: seq.kept].clone())
+        else:
+            for slot in run.slots:
+                self._store.free(slot)
+            self._slots.give(*run.slots)
         cohort = run.seq.request.cohort
         if cohort is not None and not any(r.cohort == cohort for r in self._requests()):
             self._cohorts.pop(cohort, None)
@@ -380,8 +405,11 @@ class Engine:
         return events
 
 
-def sequence_of(request: Request, traits: Traits) -> Sequence:
+def sequence_of(request: Request, traits: Traits, kept: int = 0) -> Sequence:
     """The record a request starts with on a model of these traits; front doors make one to learn of misfits early.
+
+    Args:
+        kept: rows of its slot that its session left.
 
     Raises:
         RequestError: a schedule, policy or cache that refuses this model (an exact cache under full attention).
@@ -389,7 +417,7 @@ def sequence_of(request: Request, traits: Traits) -> Sequence:
     strategy = request.strategy
     hole = traits.mask_id if traits.mask_id is not None else 0
     canvas = torch.where(request.fixed, request.canvas, hole)
-    seq = Sequence(request, traits, canvas, request.fixed, request.fixed.clone())
+    seq = Sequence(request, traits, canvas, request.fixed, request.fixed.clone(), kept=kept)
     seq.open_holes = int((~seq.decided).sum())
     seq.blocks = _without_full(seq, strategy.schedule.layout(seq))
     seq.policy_state = strategy.policy.init(seq)
@@ -430,6 +458,8 @@ def _check(request: Request, ids: set[str], slots: int, mask_id: int | None) -> 
         raise RequestError("prompt_len", expected=f"0 to {request.canvas.numel()}", got=str(request.prompt_len))
     if mask_id is None and not bool(request.fixed[0]):
         raise RequestError("canvas", expected="a given first token: nothing speaks for it", got="a hole")
+    if request.session is not None and request.cohort is not None:
+        raise RequestError("session", expected="a request outside a cohort", got=f"cohort {request.cohort!r}")
     if _lanes(request) > slots:
         raise RequestError(
             "guidance",

@@ -18,7 +18,7 @@ class DecodeOptions:
         profile: default, llada, fast-dllm, dream or fast-dllm-v2.
         gen_length: positions of the answer canvas, in tokens.
         steps: denoising steps for the whole answer.
-        block_length: positions per block.
+        block_length: positions per block; on a block-diffusion model a divisor of its own block size.
         small_block_size: positions per sub-block on a block-diffusion model (Fast-dLLM v2's name).
         use_cache, dual_cache: published switches for a cache (dual_cache is Fast-dLLM v2's use_block_cache); what they
             mean depends on the model: `engine.profiles.SWITCHES`.

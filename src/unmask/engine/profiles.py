@@ -23,13 +23,15 @@ SWITCHES: dict[str, dict[tuple[str, ...], str]] = {
     "autoregressive": {("use_cache",): "block"},
 }
 """Published switches -> the cache they mean on a kind of model; the first line whose switches are all given counts."""
+V2_PARTS = {"schedule": "v2_blocks", "policy": "v2_threshold", "cache": "v2_cache"}
+"""Fast-dLLM v2's sampler: each part relies on the other two."""
 
 
 class Said:
     """The given options; what a builder reads is ticked off, the rest has no effect."""
 
     def __init__(self, options: DecodeOptions) -> None:
-        self.values = options.said()
+        self.values, self.profile = options.said(), options.profile
         self.left = set(self.values) - {"gen_length"}
 
     def take(self, name: str, default: Any = None) -> Any:
@@ -75,7 +77,9 @@ def lenient(options: DecodeOptions, traits: Traits, family: str, gen_length: int
 def _build(options: DecodeOptions, traits: Traits, family: str, gen_length: int) -> tuple[Strategy, set[str]]:
     maker: Callable[[Said, Traits, str, int], Strategy] = catalog.load("profile", options.profile)
     said = Said(options)
-    return maker(said, traits, family, gen_length), said.left
+    strategy = maker(said, traits, family, gen_length)
+    _check_v2_parts(strategy, traits, family)
+    return strategy, said.left
 
 
 # ---- the default profile ---------------------------------------------------------------------------------------------
@@ -143,6 +147,11 @@ def kind_of(traits: Traits) -> str:
     return "block" if isinstance(traits.attention, BlockCausal) else "canvas"
 
 
+def part_of(block: int, most: int) -> int:
+    """The largest divisor of a model's block size that is at most `most`: parts of a block never straddle its edge."""
+    return next(n for n in range(min(block, most), 0, -1) if block % n == 0)
+
+
 def _cache(said: Said, traits: Traits, otherwise: str) -> str:
     """The spec of the cache: --cache, or what the published switches mean on this kind of model."""
     if said.has("cache"):
@@ -159,23 +168,46 @@ def _schedule(said: Said, traits: Traits) -> Any:
     given = said.take("schedule")
     name = spec.split(given)[0] if given else "blocks"
     cls = catalog.load("schedule", name)
-    takes_length = any(f.name == "length" for f in dataclasses.fields(cls))
-    if given and not takes_length:
-        return catalog.parse("schedule", given)
+    takes_length = name != V2_PARTS["schedule"] and any(f.name == "length" for f in dataclasses.fields(cls))
     _, args, kwargs = spec.split(given) if given else (name, [], {})
-    if not args and "length" not in kwargs:
+    if takes_length and not args and "length" not in kwargs:
         kwargs["length"] = _length(said, traits)
-    return spec.build(cls, args, kwargs)
+    found = spec.build(cls, args, kwargs)
+    if isinstance(traits.attention, BlockCausal):
+        _check_inside(name, found, traits.attention.size)
+    return found
 
 
 def _length(said: Said, traits: Traits) -> int:
-    """Positions per block: a sub-block where one was asked for (beside it the model's own block size is no news)."""
+    """Positions per block; on a block-diffusion model the sub-block asked for, else a part of its own block."""
     own = traits.attention.size if isinstance(traits.attention, BlockCausal) else None
     if own is None or not said.has("small_block_size"):
-        return int(said.take("block_length", BLOCK))
-    if said.values.get("block_length") == own:
-        said.take("block_length")
+        return int(said.take("block_length", BLOCK if own is None else part_of(own, BLOCK)))
+    beside = said.take("block_length", own)
+    if beside != own:
+        raise ConfigError(
+            "block-length beside small-block-size",
+            expected=f"{own}, the model's block size",
+            got=str(beside),
+            remedy="Leave it out, or use --profile fast-dllm-v2, which honours another block size as published.",
+        )
     return int(said.take("small_block_size"))
+
+
+def _check_inside(name: str, schedule: Any, own: int) -> None:
+    """A block of the schedule lies inside one of the model's: what it sees beyond its own block is not written yet."""
+    remedy = f'Use --schedule "blocks({part_of(own, BLOCK)})", or leave it out.'
+    if name == "whole":
+        expected = f"blocks of at most {own}, the model's block size"
+        raise ConfigError("schedule", expected=expected, got="whole", remedy=remedy)
+    if name not in ("blocks", "growing"):
+        return
+    if schedule.length > own:
+        expected = f"a length of at most {own}, the model's block size"
+        raise ConfigError(f"schedule {name}", expected=expected, got=str(schedule.length), remedy=remedy)
+    if own % schedule.length:
+        expected = f"a divisor of {own}, the model's block size"
+        raise ConfigError(f"schedule {name}", expected=expected, got=str(schedule.length), remedy=remedy)
 
 
 def _guidance(said: Said) -> Any:
@@ -218,6 +250,7 @@ def _checked(s: Sampling) -> Sampling:
 
 def llada(said: Said, traits: Traits, family: str, gen_length: int) -> Strategy:
     """LLaDA generate.py: confidences in the model's dtype, all passes of every block, nothing stops early."""
+    _whole_canvas(said, traits, family)
     block, steps = said.take("block_length", min(128, gen_length)), said.take("steps", gen_length)
     _divides(gen_length, block, steps)
     name = said.take("remasking", "low_confidence")
@@ -228,6 +261,7 @@ def llada(said: Said, traits: Traits, family: str, gen_length: int) -> Strategy:
 
 def fast_dllm(said: Said, traits: Traits, family: str, gen_length: int) -> Strategy:
     """Fast-dLLM v1: float64 confidences on LLaDA, the model's dtype on Dream."""
+    _whole_canvas(said, traits, family)
     if family == "Dream":
         return _fast_dream(said, traits, gen_length)
     block, steps = said.take("block_length", min(128, gen_length)), said.take("steps", gen_length)
@@ -272,6 +306,7 @@ def _fast_dream(said: Said, traits: Traits, gen_length: int) -> Strategy:
 
 def dream(said: Said, traits: Traits, family: str, gen_length: int) -> Strategy:
     """Dream's diffusion_generate: whole canvas, eps schedule, passes that settle nothing are kept."""
+    _whole_canvas(said, traits, family)
     alg, steps, eps = said.take("alg", "entropy"), said.take("steps", gen_length), said.take("eps", 1e-3)
     text = f"dream(alg={alg!r}, steps={steps}, eps={eps!r}, alg_temp={said.take('alg_temp')!r}, empty_passes=True)"
     policy, whole = catalog.parse("policy", text), catalog.parse("schedule", "whole")
@@ -283,13 +318,7 @@ def fast_dllm_v2(said: Said, traits: Traits, family: str, gen_length: int) -> St
 
     Prefill and commits are forwards of their own; it stops as soon as EOS is settled.
     """
-    if kind_of(traits) != "block":
-        raise ConfigError(
-            "profile fast-dllm-v2",
-            expected="a block-diffusion model (Fast-dLLM v2)",
-            got=family,
-            remedy="Use profile fast-dllm for LLaDA and Dream.",
-        )
+    _check_v2_model("profile fast-dllm-v2", traits, family)
     block, length = said.take("block_length", BLOCK), said.take("small_block_size", SUB_BLOCK)
     threshold, cached = said.take("threshold", 1.0), bool(said.take("dual_cache"))
     said.take("use_cache")  # finished blocks are always kept
@@ -303,6 +332,54 @@ def fast_dllm_v2(said: Said, traits: Traits, family: str, gen_length: int) -> St
         None,
         _checked(sampling),
     )
+
+
+def _whole_canvas(said: Said, traits: Traits, family: str) -> None:
+    """These samplers read the whole canvas; nobody published what they would do on block-diffusion models."""
+    if kind_of(traits) == "block":
+        raise ConfigError(
+            f"profile {said.profile}",
+            expected="a model that reads the whole canvas (LLaDA, Dream)",
+            got=f"{family}, a block-diffusion model",
+            remedy="Leave the profile out, or use --profile fast-dllm-v2 on a Fast-dLLM v2 model.",
+        )
+
+
+def _check_v2_model(what: str, traits: Traits, family: str) -> None:
+    if kind_of(traits) != "block":
+        raise ConfigError(
+            what,
+            expected="a block-diffusion model (Fast-dLLM v2)",
+            got=family,
+            remedy="Use profile fast-dllm for LLaDA and Dream.",
+        )
+    if traits.shift != 1:
+        raise ConfigError(
+            what,
+            expected="a Fast-dLLM v2 model (shift 1: row p - 1 speaks for position p)",
+            got=f"{family}, shift {traits.shift}",
+            remedy="Leave it out: the default profile decodes this model in its own blocks.",
+        )
+
+
+def _check_v2_parts(strategy: Strategy, traits: Traits, family: str) -> None:
+    """The published parts go together, with one block and sub-block size, on the model they were made for."""
+    parts: dict[str, Any] = {name: getattr(strategy, kind) for kind, name in V2_PARTS.items()}
+    found = [name for name, part in parts.items() if part.spec_name == name]
+    if not found:
+        return
+    names = ", ".join(V2_PARTS.values())
+    remedy = "Use --profile fast-dllm-v2; for new work schedule blocks, policy threshold and cache sub_block."
+    if len(found) < len(parts):
+        expected, got = f"{names} together", f"{strategy.schedule!r}, {strategy.policy!r}, {strategy.cache!r}"
+        raise ConfigError(", ".join(found), expected=expected, got=got, remedy=remedy)
+    _check_v2_model(names, traits, family)
+    schedule, policy, cache = parts.values()
+    if len({schedule.block, policy.block, cache.block}) > 1 or schedule.length != cache.length:
+        got = f"{schedule!r}, {policy!r}, {cache!r}"
+        raise ConfigError(names, expected="the same block (and length) in each of them", got=got, remedy=remedy)
+    if strategy.guidance is not None:
+        raise ConfigError(names, expected="no guidance", got=repr(strategy.guidance), remedy="Leave --cfg-scale out.")
 
 
 def v2_batch(strategy: Strategy, prompts: tuple[int, ...]) -> Strategy:

@@ -41,4 +41,4 @@ def paired_difference(
     mean = sum(differences) / n
     variance = sum((d - mean) ** 2 for d in differences) / max(1, n - 1)
     half = z * sqrt(variance / n) + 0.5 / n
-    return mean, mean - half, mean + half
+    return mean, max(-1.0, mean - half), min(1.0, mean + half)

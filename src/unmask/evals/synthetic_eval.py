@@ -15,6 +15,7 @@ from typing import Any
 
 from unmask.core.errors import ConfigError
 from unmask.core.events import Stepped
+from unmask.engine.profiles import kind_of
 from unmask.evals import baseline
 from unmask.evals.intervals import wilson
 from unmask.evals.tasks.synthetic import TASKS, Item, held_out, task_named
@@ -26,21 +27,28 @@ from unmask.text.codec import Codec
 
 COUNT = 500
 ONE_PER_STEP = {"policy": "low_confidence(steps=100000)"}
-SMALL_CANVAS = {"gen_length": 48, "schedule": "blocks(16)"}
-GRID: dict[str, dict[str, Any]] = {
-    f"{label}, {cache}": {**options, "cache": cache}
-    for label, options in (
-        ("1 token/step", ONE_PER_STEP),
-        ("threshold 0.95", {"policy": "threshold(0.95)"}),
-        ("threshold 0.9", {"policy": "threshold(0.9)"}),
-        ("threshold 0.7", {"policy": "threshold(0.7)"}),
-        ("threshold 0.5", {"policy": "threshold(0.5)"}),
-        ("factor 0.5", {"policy": "factor(0.5)"}),
-        ("factor 1", {"policy": "factor(1.0)"}),
-    )
-    for cache in ("none", "prefix", "dual")
+SMALL_CANVAS: dict[str, dict[str, Any]] = {
+    "canvas": {"gen_length": 48, "schedule": "blocks(16)"},
+    "block": {"gen_length": 48, "cache": "block"},
+    "autoregressive": {"gen_length": 48},
 }
-"""Accuracy against speed: one token per step, thresholds and factors, times the caches."""
+POLICIES: dict[str, dict[str, Any]] = {
+    "1 token/step": ONE_PER_STEP,
+    "threshold 0.95": {"policy": "threshold(0.95)"},
+    "threshold 0.9": {"policy": "threshold(0.9)"},
+    "threshold 0.7": {"policy": "threshold(0.7)"},
+    "threshold 0.5": {"policy": "threshold(0.5)"},
+    "factor 0.5": {"policy": "factor(0.5)"},
+    "factor 1": {"policy": "factor(1.0)"},
+}
+CACHES = {
+    "canvas": ("none", "prefix", "dual"),
+    "block": ("none", "block", "sub_block"),
+    "autoregressive": ("none", "block"),
+}
+"""Caches of a grid by the kind of model."""
+EXACT = {"canvas": "none", "block": "block", "autoregressive": "block"}
+"""The cheapest cache that changes nothing, by the kind of model."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +94,7 @@ def evaluate(
         tasks: names of synthetic tasks; None takes all.
         count: held-out items per task; they are the same for every call with the same seed.
         strategies: label -> keywords of `Model.generate`, on the checkpoint's own schedule unless they name one; None
-            takes one token per step, no cache.
+            takes one token per step with the model's exact cache.
 
     Raises:
         ConfigError: an unknown task, or a count below 1.
@@ -97,8 +105,29 @@ def evaluate(
     own = {"schedule": model.recommended().schedule} if model.traits.mask_id is not None else {}
     for name in names:
         items = held_out(name, count, seed)
-        for label, options in (strategies or {"1 token/step, none": {**ONE_PER_STEP, "cache": "none"}}).items():
+        for label, options in (strategies or strategy(model)).items():
             yield _score(model, name, items, label, {**own, **options})
+
+
+def strategy(model: Model, policy: str | None = None, cache: str | None = None) -> dict[str, dict[str, Any]]:
+    """One strategy with its label: without a policy one token per step, without a cache the model's exact one.
+
+    An autoregressive model has one way to decode; a policy is handed on, to be refused like everywhere.
+    """
+    kind = kind_of(model.traits)
+    cache = EXACT[kind] if cache is None else cache
+    if policy is not None:
+        return {f"{policy}, {cache}": {"policy": policy, "cache": cache}}
+    if kind == "autoregressive":
+        return {f"left to right, {cache}": {"cache": cache}}
+    return {f"1 token/step, {cache}": {**ONE_PER_STEP, "cache": cache}}
+
+
+def grid(model: Model) -> dict[str, dict[str, Any]]:
+    """Accuracy against speed: one token per step, thresholds and factors, times the caches of this kind of model."""
+    kind = kind_of(model.traits)
+    policies: dict[str, dict[str, Any]] = {"left to right": {}} if kind == "autoregressive" else POLICIES
+    return {f"{name}, {c}": {**options, "cache": c} for name, options in policies.items() for c in CACHES[kind]}
 
 
 class _Rows:
@@ -155,7 +184,7 @@ def metric(
 ) -> dict[str, float]:
     """Exact match at one token per step during training: a recipe's `validate.metric`.
 
-    A diffusion model decodes 48 positions in blocks of 16, an autoregressive one left to right.
+    A diffusion model decodes 48 positions, in blocks of 16 or its own, an autoregressive one left to right.
 
     Args:
         config: config.json of the model. tokenizer: the directory of its tokenizer.
@@ -168,6 +197,7 @@ def metric(
     denoiser = TransformerDenoiser(model, family.traits(config))
     loaded = Model(denoiser, Codec.from_dir(tokenizer), family, config, "training", None, count)
     names = [t.strip() for t in tasks.split(",") if t.strip()] or None
-    options = {**ONE_PER_STEP, **SMALL_CANVAS} if loaded.traits.mask_id is not None else {"gen_length": 48}
+    kind = kind_of(loaded.traits)
+    options = {**({} if kind == "autoregressive" else ONE_PER_STEP), **SMALL_CANVAS[kind]}
     found = {s.task: s.accuracy for s in evaluate(loaded, names, count, {"": options})}
     return {"exact": fmean(found.values()), **{f"exact/{name}": value for name, value in found.items()}}

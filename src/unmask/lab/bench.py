@@ -15,12 +15,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from unmask.core.errors import InputError
+from unmask.lab.words import CACHES
 
 if TYPE_CHECKING:
     from unmask.lab.decoding import Case, Measured
     from unmask.pipeline.model import Model
 
-CACHES, POLICY = "none,prefix,dual", "low_confidence"
+POLICY = "low_confidence"
 BASELINES = "ar, fast-dllm-v2, fast-dllm-v2-cached"
 
 
@@ -52,7 +53,8 @@ def add_arguments(parser: Any) -> None:
 def _add_comparison(parser: Any) -> None:
     add = parser.option
     compared = parser.add_argument_group("compared (every cache with every policy, the baselines beside them)")
-    add(compared, "--cache", default=CACHES, metavar="LIST", help=f"comma-separated specs (default: {CACHES})")
+    words = f"comma-separated specs (default: {CACHES['canvas']}; on block models {CACHES['block']})"
+    add(compared, "--cache", metavar="LIST", help=words)
     add(compared, "--policy", default=POLICY, metavar="LIST", help=f"comma-separated specs (default: {POLICY})")
     words = "same weights decoded left to right (ar), published samplers at one token per forward"
     add(compared, "--baseline", metavar="LIST", help=f"of {BASELINES}: {words}")
@@ -62,7 +64,7 @@ def _add_comparison(parser: Any) -> None:
     words = (
         "held-out items per task whose answers are scored beside the speed; only models trained on them have a score"
     )
-    add(compared, "--items", type=_whole(0, 10_000), metavar="N", help=f"{words} (default: 20 for the embedded model)")
+    add(compared, "--items", type=_whole(0, 10_000), metavar="N", help=f"{words} (default: 20 for the embedded models)")
     parser.add_argument("--json", action="store_true", help="a list of rows on stdout")
 
 
@@ -134,7 +136,7 @@ def _check(args: argparse.Namespace) -> None:
         raise InputError("--clock cpu", expected="--threads 1 (processor time adds up over threads)", got="more")
     once(args.tokens_per_step or [], "--tokens-per-step")
     for kind in ("cache", "policy"):
-        for given in listed(getattr(args, kind), f"--{kind}"):
+        for given in listed(getattr(args, kind), f"--{kind}") if getattr(args, kind) is not None else []:
             catalog.find(kind, spec.split(given)[0])
     for given in listed(args.baseline, "--baseline") if args.baseline is not None else []:
         if given not in BASELINES.split(", "):
@@ -176,8 +178,10 @@ def _add_quality(
     from unmask.evals.intervals import wilson
     from unmask.evals.synthetic_eval import evaluate
     from unmask.lab.cases import block_of, line
+    from unmask.models.embedded import EMBEDDED
 
-    count = (20 if args.shape is None and args.model is None else 0) if args.items is None else args.items
+    known = args.shape is None and args.model in (None, *EMBEDDED)
+    count = (20 if known else 0) if args.items is None else args.items
     if not count or model.codec is None:
         return
     for row, m in zip(rows, measured, strict=True):
@@ -189,7 +193,7 @@ def _add_quality(
         if model.traits.mask_id is None:
             options = {"cache": row["cache"], "max_tokens": answer}
         else:
-            options["block_length"] = block_of(args, model.traits)
+            options["schedule"] = f"blocks({block_of(args, model.traits)})"
         scores = list(evaluate(model, None, count, {"": options}))
         correct, n = sum(s.correct for s in scores), sum(s.n for s in scores)
         low, high = wilson(correct, n)

@@ -17,9 +17,9 @@ from unmask.core.errors import InputError
 from unmask.core.types import BlockCausal, Request, Strategy, Traits
 from unmask.engine.engine import sequence_of
 from unmask.engine.options import DecodeOptions
-from unmask.engine.profiles import answer_length, build, kind_of
+from unmask.engine.profiles import answer_length, build, kind_of, part_of
 from unmask.lab.decoding import Case, make_request, mixed_lengths
-from unmask.lab.words import listed
+from unmask.lab.words import CACHES, listed
 from unmask.models.denoiser import TransformerDenoiser
 from unmask.pipeline.model import Model
 
@@ -69,7 +69,7 @@ def block_of(args: argparse.Namespace, traits: Traits) -> int:
     """Places per block of the schedule: on a block-diffusion model a sub-block of its own blocks."""
     if args.block_length is not None:
         return int(args.block_length)
-    return BLOCK if kind_of(traits) != "block" else min(SUB_BLOCK, _own_block(traits))
+    return BLOCK if kind_of(traits) != "block" else part_of(_own_block(traits), SUB_BLOCK)
 
 
 def _own_block(traits: Traits) -> int:
@@ -113,7 +113,7 @@ def _crossed(args: argparse.Namespace, model: Model) -> Iterator[Line]:
         counts = model.traits.mask_id is not None and _counts_steps(policy)
         counted |= counts
         for tokens in (args.tokens_per_step or [1]) if counts else [None]:
-            for cache in listed(args.cache, "--cache"):
+            for cache in listed(args.cache or CACHES[kind_of(model.traits)], "--cache"):
                 yield line(args, model, cache, policy, tokens)
     if args.tokens_per_step and not counted:
         raise InputError("--tokens-per-step", expected="a policy that counts steps", got=f"--policy {args.policy}")

@@ -6,6 +6,9 @@ from collections.abc import Sequence
 
 from unmask.core.errors import InputError
 
+CACHES = {"canvas": "none,prefix,dual", "block": "none,block,sub_block", "autoregressive": "block"}
+"""Caches compared when none is named, by the kind of model."""
+
 
 def listed(text: str, what: str) -> list[str]:
     """Specs between commas; commas inside parentheses belong to a spec.

@@ -42,9 +42,11 @@ class KVStore:
         """Keys and values [KV, rows, D]."""
         return self.keys[layer, slot], self.values[layer, slot]
 
-    def free(self, slot: int) -> None:
-        """The slot's rows mean nothing from now on; nothing is cleared, since rows are written before they are read."""
-        self.stored[slot] = False
+    def free(self, slot: int, start: int = 0) -> None:
+        """The slot's rows from `start` on mean nothing from now on; nothing is cleared, since rows are written before
+        they are read.
+        """
+        self.stored[slot, start:] = False
 
     def grown(self, model: Transformer, slots: int, rows: int) -> KVStore:
         """A larger store with the same contents."""

@@ -57,7 +57,7 @@ def _block_size(r: ConfigReader) -> int:
 def recommended(config: Config, chat: bool, max_tokens: int) -> Recommended:
     """Sub-blocks, threshold 0.9 and the exact block cache."""
     size = config.get("bd_size") or BLOCK
-    length = min(SUB_BLOCK, size)
+    length = next(n for n in range(min(SUB_BLOCK, size), 0, -1) if size % n == 0)
     base = Recommended(
         f"blocks({length})", "threshold(0.9)", "block", max_tokens, max_tokens, length,
         note=f"Sub-blocks of {length} inside the model's blocks; finished blocks are kept exactly.",

@@ -21,6 +21,7 @@ from torch import Tensor
 from unmask.core.errors import CheckpointError
 from unmask.core.types import Traits
 from unmask.models.config import TransformerConfig
+from unmask.models.embedded import EMBEDDED, NAMES, embedded
 from unmask.models.family import Family, Piece, find_family, pieces
 from unmask.models.transformer import Transformer
 from unmask.models.weights import Stored, few, find_tensors, read_config, read_json
@@ -79,7 +80,7 @@ def load_model(
     """The model of a local directory or hub id, in evaluation mode.
 
     Args:
-        source: a directory with config.json and safetensors files, or "owner/name" on the hub.
+        source: a directory with config.json and safetensors files, "owner/name" on the hub, or an embedded model.
         revision: branch, tag or commit of a hub id.
         dtype: "bf16", "fp16", "fp32" or "auto": bf16 if the device supports it and the files are 16-bit, else float32.
         device: "auto" (cuda, mps, cpu) or a torch device.
@@ -110,7 +111,9 @@ def inspect(directory: Path, override: Mapping[str, Any] | None = None) -> Inspe
 
 
 def locate(source: str | Path, revision: str | None = None, hub: Mapping[str, Any] | None = None) -> Path:
-    """A local directory for a path or a hub id (downloaded, or taken from the local cache).
+    """A local directory for a path, the name of an embedded model, or a hub id (downloaded, or from the local cache).
+
+    A path that exists wins over the name of an embedded model.
 
     Args:
         hub: further options of huggingface_hub's snapshot_download, such as cache_dir or token.
@@ -121,9 +124,14 @@ def locate(source: str | Path, revision: str | None = None, hub: Mapping[str, An
     if not isinstance(source, str | Path) or not str(source).strip():
         raise CheckpointError("model", expected="a directory or a hub id", got=repr(source)[:80])
     path = Path(source).expanduser()
+    if source in EMBEDDED and not os.path.exists(path):
+        path = embedded(str(source))
     if os.path.exists(path) or not isinstance(source, str) or not HUB_ID.fullmatch(source):
         if revision is not None:
             raise CheckpointError("revision", expected="a hub id to go with it", got=f"the directory {path}")
+        if not os.path.exists(path):
+            remedy = f"Models inside the package: {NAMES}."
+            raise CheckpointError(f"checkpoint {path}", expected="a directory", got="nothing there", remedy=remedy)
         return path
     return _asked(
         source,
@@ -164,9 +172,7 @@ def _asked(repo: str, revision: str | None, ask: Callable[[Any], Path]) -> Path:
         got = f"the hub's answer: {str(error).splitlines()[0]}"
     finally:
         log.setLevel(shown)
-    remedy = (
-        "Download it where there is a network and give its directory, or leave the model out to use the embedded one."
-    )
+    remedy = f"Download it where there is a network and give its directory, or use an embedded one: {NAMES}."
     raise CheckpointError(f"model {repo}", expected="a directory or a hub id", got=got, remedy=remedy)
 
 

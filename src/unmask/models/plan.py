@@ -77,7 +77,7 @@ def plan(
     device: str | torch.device = "auto",
     revision: str | None = None,
 ) -> MemoryPlan:
-    """The plan for a directory, a hub id or a named shape.
+    """The plan for a directory, an embedded model, a hub id or a named shape.
 
     Args:
         batch: sequences decoded at once.

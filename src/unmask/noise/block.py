@@ -30,6 +30,7 @@ class BlockNoise:
             supervise every token once.
         at_least_one: a sample without any hole gets one, at a random place.
         resample: a block whose masked share falls outside `clip` is drawn again.
+        draws: independent noise for the same clean copy, which is computed once: more supervision per data token.
     """
 
     clip: tuple[float, float] = (1e-3, 1.0)
@@ -38,10 +39,13 @@ class BlockNoise:
     complementary: bool = True
     at_least_one: bool = False
     resample: bool = False
+    draws: int = 1
 
     def __post_init__(self) -> None:
         if not 0.0 < self.clip[0] < self.clip[1] <= 1.0:
             raise ConfigError("noise.clip is out of range", expected="0 < lowest < highest <= 1", got=str(self.clip))
+        if self.draws < 1:
+            raise ConfigError("noise.draws is out of range", expected="1 or more", got=str(self.draws))
         if self.at_least_one and self.complementary:
             raise ConfigError(
                 "noise.at_least_one has no effect on complementary views",
@@ -57,8 +61,13 @@ class BlockNoise:
             rng: a CPU generator.
 
         Returns:
-            masked [views, B, N, D] and the probability p [B, N, D] of the first view.
+            masked [views, B, N, D], draw after draw, and the probability p [B, N, D] of the first view.
         """
+        drawn = [self._draw(scored, blocks, rng) for _ in range(self.draws)]
+        return torch.cat([masked for masked, _ in drawn]).to(scored.device), drawn[0][1].to(scored.device)
+
+    def _draw(self, scored: Tensor, blocks: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """A view and, where asked for, its complement; p of the first; on the CPU."""
         rows, count, size = scored.shape
         exists = (torch.arange(count)[None] < blocks.cpu()[:, None]).reshape(-1)
         level = self._levels(blocks.cpu(), rng)
@@ -75,7 +84,7 @@ class BlockNoise:
             views = [_some(views[0], scored.cpu(), rng)]
         if self.complementary:
             views.append(scored.cpu() & ~views[0])
-        return torch.stack(views).to(scored.device), p.view(rows, count, 1).expand(scored.shape).to(scored.device)
+        return torch.stack(views), p.view(rows, count, 1).expand(scored.shape)
 
     def _levels(self, blocks: Tensor, rng: torch.Generator) -> Tensor:
         """p of every block, [sum of blocks], float32."""

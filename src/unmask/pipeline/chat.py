@@ -3,6 +3,9 @@
 Default: every turn writes the whole message list through the template anew. `llada`, as the published chat keeps it: a
 turn templates only the new message, drops its first id (BOS) after the first turn and appends to the running ids; after
 the answer the history is the whole canvas without any EOS id, also inside the user's own text.
+
+Where a cache keeps final rows (`block`, `sub_block` on block-causal models), a turn begins with those of the turn
+before, as far as both begin with the same ids; answers are what they would be without.
 """
 
 from __future__ import annotations
@@ -14,12 +17,15 @@ from typing import Any, Literal
 
 from unmask.core.errors import ConfigError, RequestError
 from unmask.core.events import Event
+from unmask.engine.engine import Engine
 from unmask.pipeline.ask import Ask, Prompt
 from unmask.pipeline.generation import Generation, settled
 from unmask.pipeline.model import Model
 from unmask.pipeline.request import Prepared, need_codec, prepare_one
 
 Rule = Literal["default", "llada"]
+SESSION = "chat"
+"""The only session of its engine."""
 
 
 class ChatSession:
@@ -30,6 +36,10 @@ class ChatSession:
         history_rule: how past turns reach the model, "default" or "llada".
 
     A turn that is cancelled (its iterator closed) leaves no trace: neither its question nor half an answer.
+
+    Attributes:
+        messages: the conversation; it may be edited between turns. last: the answer of the last turn.
+        reused: leading tokens of the last turn that were not computed again.
     """
 
     def __init__(self, model: Model, system: str | None = None, history_rule: Rule = "default") -> None:
@@ -39,11 +49,13 @@ class ChatSession:
         self.messages: list[dict[str, str]] = []
         self.ids: list[int] = []
         self.last: Generation | None = None
+        self.reused = 0
+        self._engine: Engine | None = None
         need_codec(model)
 
     def reset(self) -> None:
         """Forget every turn; the system message stays."""
-        self.messages, self.ids, self.last = [], [], None
+        self.messages, self.ids, self.last, self._engine = [], [], None, None
 
     def ask(self, text: str, **given: Any) -> Generation:
         """The answer to a message; keywords as in `Model.generate`."""
@@ -63,15 +75,41 @@ class ChatSession:
             got = "chat=False" if ask.chat is False else f"samples={ask.samples}"
             raise RequestError("message", expected="one answer, written by the chat template", got=got)
         prepared = prepare_one(self.model, *self._prompt(text, ask), f"turn-{len(self.messages) // 2}")
-        return self._turn(text, prepared)
+        return self._turn(text, replace(prepared, request=replace(prepared.request, session=SESSION)))
 
     def _turn(self, text: str, prepared: Prepared) -> Iterator[Event]:
-        collect = self.model.collector([prepared])
-        with closing(self.model.events([prepared])) as events:
-            for event in events:
-                collect(event)
-                yield event
+        collect, engine = self.model.collector([prepared]), self._take_engine(prepared)
+        before = engine.stats.reused
+        try:
+            with closing(self.model.events([prepared], engine)) as events:
+                for event in events:
+                    self.reused = engine.stats.reused - before
+                    collect(event)
+                    yield event
+        except GeneratorExit:  # closed between two forwards: what is stored is whole
+            for _ in engine.run():  # the end of the cancelled turn is nobody's event
+                pass
+            self._put_engine(engine)
+            raise
+        self._put_engine(engine)
         self._keep(text, collect.generations[prepared.request.id])
+
+    # ---- the engine between two turns --------------------------------------------------------------------------------
+
+    def _take_engine(self, prepared: Prepared) -> Engine:
+        """The engine of the turn before, or a new one. It is put back only after a turn that was not torn: an error or
+        an interrupt within a forward may leave rows half written.
+        """
+        guidance = prepared.request.strategy.guidance
+        lanes = 1 if guidance is None else guidance.lanes
+        engine, self._engine = self._engine, None
+        if engine is None or engine.slots != lanes or engine.denoiser is not self.model.denoiser:
+            return Engine(self.model.denoiser, lanes)
+        return engine
+
+    def _put_engine(self, engine: Engine) -> None:
+        """Keep the engine for the next turn if it kept anything; else its store is given back to the system."""
+        self._engine = engine if engine.kept(SESSION) else None
 
     # ---- history -----------------------------------------------------------------------------------------------------
 

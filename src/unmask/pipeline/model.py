@@ -7,16 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
-from unmask.core.errors import CheckpointError
 from unmask.core.events import Event, tee
 from unmask.core.protocols import Sink
 from unmask.core.types import Request, Traits
 from unmask.engine.engine import Engine
 from unmask.models.denoiser import TransformerDenoiser
+from unmask.models.embedded import DEFAULT, embedded
 from unmask.models.family import Family, Recommended, find_family
 from unmask.models.load import load_model
 from unmask.models.recommend import recommended
@@ -30,13 +29,12 @@ if TYPE_CHECKING:
     import torch
 
 Events = Generator[Event, None, None]
-EMBEDDED = "nano"
 RANDOM = "random:"
 
 
 @dataclass(frozen=True)
 class Model:
-    """A loaded model. Every call makes an engine of its own, so calls never share a canvas.
+    """A loaded model. Every call makes an engine of its own, so calls share nothing; a `ChatSession` keeps one.
 
     Args:
         codec: None for a model without tokenizer; prompts are ids then.
@@ -101,9 +99,9 @@ class Model:
         """
         return self.events(self.prepare(prompts, **given))
 
-    def events(self, prepared: Sequence[Prepared]) -> Events:
-        """Events of prepared requests, decoded together."""
-        engine = Engine(self.denoiser, self.slots)
+    def events(self, prepared: Sequence[Prepared], engine: Engine | None = None) -> Events:
+        """Events of prepared requests, decoded together, on an engine of their own or on this one."""
+        engine = Engine(self.denoiser, self.slots) if engine is None else engine
         for one in prepared:
             engine.submit(one.request)
         return _until_closed(engine, [one.request.id for one in prepared])
@@ -166,7 +164,8 @@ def load(
     device: str | torch.device = "auto",
     slots: int = 8,
 ) -> Model:
-    """A model from nothing (the embedded one), a local directory, a hub id, or `random:SHAPE` (`random:llada-mid`).
+    """A model from nothing (the embedded default), a local directory, the name of an embedded model (`nano`, `nano-ar`,
+    `nano-llada`; a directory of that name goes first), a hub id, or `random:SHAPE` (`random:llada-mid`).
 
     Args:
         revision: branch, tag or commit of a hub id.
@@ -182,21 +181,8 @@ def load(
     found = load_model(embedded() if source is None else source, revision, dtype, device)
     codec = Codec.from_dir(found.tokenizer_dir) if found.tokenizer_dir is not None else None
     denoiser = TransformerDenoiser(found.model, found.traits)
-    name = EMBEDDED if source is None else str(source)
+    name = DEFAULT if source is None else str(source)
     return Model(denoiser, codec, found.family, found.config, name, found.path, slots)
-
-
-def embedded() -> Path:
-    """The directory of the model that ships with the package.
-
-    Raises:
-        CheckpointError: a package built without it.
-    """
-    path = Path(str(files("unmask") / "assets" / EMBEDDED))
-    if not path.is_dir():
-        remedy = "Name a model (--model DIR or a hub id), or install a complete package."
-        raise CheckpointError("the embedded model", expected=str(path), got="no such directory", remedy=remedy)
-    return path
 
 
 def _random(source: str, dtype: str | torch.dtype, device: str | torch.device, slots: int) -> Model:

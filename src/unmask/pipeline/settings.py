@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
-from unmask.core import catalog
+from unmask.core import catalog, spec
 from unmask.core.errors import CheckpointError, ConfigError
 from unmask.engine.options import DecodeOptions
 from unmask.engine.profiles import build
@@ -88,12 +88,20 @@ def _pair(advice: Recommended, options: DecodeOptions, said: set[str]) -> dict[s
     in_schedule, in_policy = _names(schedule), _names(policy)
     if ("block_length" in said and "length" not in in_schedule) or not said & {*NUMBERS} <= in_policy:
         return {}
+    sizes: dict[str, Any] = {}
     if "length" in in_schedule and ("block_length" in said or "(" not in advice.schedule):
-        schedule = replace(schedule, length=options.block_length if "block_length" in said else advice.block_length)
+        sizes["length"] = options.block_length if "block_length" in said else advice.block_length
     numbers = {n: getattr(options, n) for n in NUMBERS if n in said}
     if "steps" in in_policy - said and "(" not in advice.policy:
         numbers["steps"] = advice.steps
-    return {"schedule": repr(schedule), "policy": repr(replace(policy, **numbers))}
+    return {"schedule": _with(advice.schedule, schedule, sizes), "policy": _with(advice.policy, policy, numbers)}
+
+
+def _with(text: str, component: Any, changes: dict[str, Any]) -> str:
+    """A spec with these arguments in it, also those that equal a default (what is not written is filled elsewhere)."""
+    name, args, kwargs = spec.split(text)
+    written = dict(zip((f.name for f in fields(component)), args, strict=False)) | kwargs | changes
+    return f"{name}({', '.join(f'{k}={v!r}' for k, v in written.items())})" if written else name
 
 
 def spelled(component: Any) -> str:

@@ -17,13 +17,14 @@ from typing import Any
 import torch
 
 from unmask.core.errors import ConfigError
+from unmask.core.types import BlockCausal
 from unmask.models.load import LoadedCheckpoint, load_model
 from unmask.models.save import save_checkpoint
 from unmask.models.transformer import Transformer
 from unmask.text.codec import Codec
 from unmask.text.mask_token import MASK_TOKEN
 from unmask.train.config import build
-from unmask.train.export import published_config
+from unmask.train.export import published_config, with_ends
 from unmask.train.mask_token import with_mask_token
 from unmask.train.objectives.block_diffusion import BlockDiffusion
 from unmask.train.recipe import FineTuneConfig, Recipe
@@ -50,7 +51,7 @@ class Start:
 def make_start(
     parent: str | Path, objective: BlockDiffusion, out: Path, revision: str | None = None, mask_token: str = MASK_TOKEN
 ) -> Start:
-    """Writes `out`: the parent in the child's format. An earlier one is used again.
+    """Writes `out`: the parent in the child's format. An earlier one of the same block size is used again.
 
     Raises:
         ConfigError: a parent that is no autoregressive model, has no tokenizer, or a shape the format cannot hold.
@@ -59,13 +60,17 @@ def make_start(
     if (out / "config.json").is_file():
         found = load_model(out, dtype="fp32", device="cpu")
         assert found.traits.mask_id is not None
+        attention = found.traits.attention
+        if attention != BlockCausal(objective.block):
+            size = attention.size if isinstance(attention, BlockCausal) else "none"
+            raise ConfigError("objective.block (--block)", expected=f"{size}, as in {out}", got=str(objective.block))
         return Start(out, found.traits.mask_id, STORED[found.stored[0]])
     found = load_model(parent, revision, torch.float32, "cpu")
     _check_parent(found, parent)
     assert found.tokenizer_dir is not None
     made = with_mask_token(found.model, found.tokenizer_dir, mask_token, config=found.config)
     model = _with_biases(made.model) if objective.shift else made.model
-    config = published_config(model.cfg, objective, (made.mask_id, _eos(found)), found.config)
+    config = published_config(model.cfg, objective, (made.mask_id, _eos(found)), _with_ends(found))
     stored = STORED[found.stored[0]] if len(found.stored) == 1 else "fp32"
     dtypes = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
     save_checkpoint(model, config, out, dtypes[stored], files=made.files)
@@ -90,6 +95,14 @@ def _eos(found: LoadedCheckpoint) -> int:
     if own is None:
         raise ConfigError(f"{found.path}", expected="an eos_token_id in config.json", got="none")
     return own
+
+
+def _with_ends(found: LoadedCheckpoint) -> dict[str, Any]:
+    """The parent's config with every EOS id it stops at, and a pad id."""
+    config = with_ends(found)
+    if not found.traits.eos_ids:
+        config = {**config, "eos_token_id": _eos(found)}
+    return config if config.get("pad_token_id") is not None else {**config, "pad_token_id": _eos(found)}
 
 
 def _with_biases(model: Transformer) -> Transformer:

@@ -17,6 +17,7 @@ from torch import Tensor
 from unmask.core.errors import ConfigError
 from unmask.models.config import TransformerConfig
 from unmask.models.family import find_family
+from unmask.models.load import LoadedCheckpoint
 from unmask.models.save import save_checkpoint
 from unmask.models.transformer import Transformer
 from unmask.train.objectives.block_diffusion import BlockDiffusion
@@ -51,10 +52,18 @@ def export(
 
 
 def tokenizer_files(directory: Path) -> dict[str, bytes]:
-    """The files of a tokenizer's directory by name, without those that belong to the model's weights."""
-    own = {p for p in directory.iterdir() if p.is_file() and p.suffix != ".safetensors"}
-    skip = {"config.json", "generation_config.json", "unmask.json", "model.safetensors.index.json"}
+    """The files of a tokenizer's directory by name, without those that belong to the model: weights, config, card."""
+    own = {p for p in directory.iterdir() if p.is_file() and p.suffix not in {".safetensors", ".md", ".svg"}}
+    skip = {"config.json", "generation_config.json", "unmask.json", "model.safetensors.index.json", "scores.json"}
     return {p.name: p.read_bytes() for p in sorted(own) if p.name not in skip}
+
+
+def with_ends(parent: LoadedCheckpoint) -> dict[str, Any]:
+    """config.json of a parent with every EOS id it stops at: instruct models name more in generation_config.json, which
+    is no part of the formats written here.
+    """
+    ids = parent.traits.eos_ids
+    return {**parent.config, "eos_token_id": ids[0] if len(ids) == 1 else list(ids)} if ids else parent.config
 
 
 def published_config(
@@ -71,7 +80,8 @@ def published_config(
     parent = dict(parent or {})
     config = _of_kind(cfg, objective, ids, parent)
     if parent.get("model_type") == config["model_type"]:
-        config = {**config, **parent, "vocab_size": cfg.vocab_size}
+        trained: dict[str, Any] = {k: config[k] for k in ("bd_size", "block_size") if k in config}
+        config = {**config, **parent, "vocab_size": cfg.vocab_size, **trained}
     read = find_family(config).to_transformer(config)
     if read != cfg:
         differ = ", ".join(f"{k} {v!r}" for k, v in vars(cfg).items() if v != getattr(read, k))
@@ -79,7 +89,7 @@ def published_config(
             f"the model's shape does not fit the {config['model_type']} format of objective {objective.kind}",
             expected=", ".join(f"{k} {v!r}" for k, v in vars(read).items() if v != getattr(cfg, k)),
             got=differ,
-            remedy="change these keys of model:",
+            remedy="choose the objective (kind, shift) of the checkpoint" if parent else "change these keys of model:",
         )
     return config
 
@@ -92,14 +102,18 @@ def _of_kind(cfg: TransformerConfig, objective: Objective, ids: Ids, parent: Map
     assert mask_id is not None
     if objective.kind.startswith("llada"):
         if not objective.shift:
-            return llada_config(cfg, mask_id, eos_id)
+            ends = parent.get("eos_token_id")
+            return llada_config(cfg, mask_id, eos_id) | ({} if ends is None else {"eos_token_id": ends})
         return decoder_config(cfg, "Dream", "DreamModel", eos_id, parent) | {"mask_token_id": mask_id}
     assert isinstance(objective, BlockDiffusion)
+    own: dict[str, Any] = {"mask_token_id": mask_id}
     if objective.shift:
-        names, size = ("Fast_dLLM_Qwen", "Fast_dLLM_QwenForCausalLM"), {"bd_size": objective.block}
+        names = ("Fast_dLLM_Qwen", "Fast_dLLM_QwenForCausalLM")
+        own |= {"bd_size": objective.block}
     else:
-        names, size = ("sdar", "SDARForCausalLM"), {"block_size": objective.block, "head_dim": cfg.head_dim}
-    return decoder_config(cfg, *names, eos_id, parent) | size | {"mask_token_id": mask_id}
+        names = ("sdar", "SDARForCausalLM")
+        own |= {"block_size": objective.block, "head_dim": cfg.head_dim}
+    return decoder_config(cfg, *names, eos_id, parent) | own
 
 
 def decoder_config(

@@ -123,7 +123,7 @@ def _checked(records: Iterator[Record], path: Path) -> Iterator[Record]:
 
 
 def _json_lines(path: Path) -> Iterator[Record]:
-    with path.open(encoding="utf-8") as f:
+    with path.open(encoding="utf-8-sig") as f:
         for number, line in enumerate(f, 1):
             if not line.strip():
                 continue
@@ -154,7 +154,7 @@ def _parquet(path: Path) -> Iterator[Record]:
 def _paragraphs(path: Path, separator: str) -> Iterator[Record]:
     """Pieces between separators, without reading the file as a whole."""
     rest = ""
-    with path.open(encoding="utf-8") as f:
+    with path.open(encoding="utf-8-sig") as f:
         while chunk := f.read(1 << 20):
             *pieces, rest = (rest + chunk).split(separator)
             yield from ({TEXT: p.strip()} for p in pieces if p.strip())

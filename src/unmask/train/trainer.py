@@ -27,7 +27,7 @@ from unmask.text.codec import Codec
 from unmask.train import checkpoint
 from unmask.train.data import load_function, special
 from unmask.train.events import Done, Progress, Saved, Started, TrainEvent, Validated
-from unmask.train.export import export, published_config, tokenizer_files
+from unmask.train.export import export, published_config, tokenizer_files, with_ends
 from unmask.train.forward import Net
 from unmask.train.log import Log
 from unmask.train.lora import folded, inject
@@ -48,11 +48,14 @@ class Trainer:
 
     Args:
         out_dir: the run directory. model_dir: where the finished model goes, beside what is there; None is `model/` in
-            the run directory.
+            the run directory. validate_last: whether the last step is validated too; not where the caller measures
+            the written model itself.
     """
 
-    def __init__(self, recipe: Recipe, out_dir: str | Path, model_dir: Path | None = None) -> None:
-        self.recipe, self.out, self.model_dir = recipe, Path(out_dir), model_dir
+    def __init__(
+        self, recipe: Recipe, out_dir: str | Path, model_dir: Path | None = None, validate_last: bool = True
+    ) -> None:
+        self.recipe, self.out, self.model_dir, self.validate_last = recipe, Path(out_dir), model_dir, validate_last
         self.device = pick_device(recipe.run.device)
         self.stream = recipe.data.open(recipe.seed, recipe.run.accumulate)
         self.metric = self._metric()
@@ -69,7 +72,7 @@ class Trainer:
         self._check_length()
         self.net = Net(self.model, recipe.run.checkpointing, recipe.run.compile)
         self.objective = recipe.objective.bound(self.mask_id, self.eos_id)
-        base = self.parent.config if self.parent is not None else {}
+        base = with_ends(self.parent) if self.parent is not None else {}
         self.config = published_config(self.model.cfg, self.objective, (self.mask_id, self.eos_id), base)
         self.optimizers = build_optimizers(self.model, recipe.optim)
         self.rng = torch.Generator().manual_seed(recipe.seed)
@@ -104,7 +107,7 @@ class Trainer:
         if last or self.step % run.log_every == 0:
             rate = lr_factor(self.recipe.optim, self.step - 1, run.steps) * self.recipe.optim.lr
             yield meter.flush(self.step, run.steps, self.tokens, rate)
-        if check is not None and (last or self.step % check.every == 0):
+        if check is not None and (self.validate_last if last else self.step % check.every == 0):
             event = self._validate()
             yield event
             if event.best:
@@ -187,6 +190,12 @@ class Trainer:
         finally:
             self._load_weights(mine)
 
+    @property
+    def _lora(self) -> dict[str, Any] | None:
+        """The adapters in JSON form: another alpha or another target would read the same tensors differently."""
+        lora = self.recipe.model.lora if isinstance(self.recipe.model, FineTuneConfig) else None
+        return None if lora is None else {**dataclasses.asdict(lora), "targets": sorted(lora.targets)}
+
     def _load_weights(self, weights: dict[str, Tensor]) -> None:
         with torch.no_grad():
             for name, p in self._trained():
@@ -220,6 +229,7 @@ class Trainer:
             "history": self.history,
             "best": self.best,
             "shape": dataclasses.asdict(self.model.cfg),
+            "lora": self._lora,
         }
         path = checkpoint.save(self.checkpoints, self.step, tensors, state)
         checkpoint.prune(self.checkpoints, self.recipe.run.keep, self.best[0] if self.best else None)
@@ -234,6 +244,9 @@ class Trainer:
     def _restore(self, tensors: dict[str, Tensor], state: dict[str, Any], path: Path) -> None:
         if state["shape"] != dataclasses.asdict(self.model.cfg):
             raise ConfigError(f"{path} belongs to a model of another shape", remedy="use another run directory")
+        if state.get("lora", self._lora) != self._lora:
+            expected, got = f"model.lora {state['lora']}, as it began", str(self._lora)
+            raise ConfigError(f"{path} has other adapters", expected=expected, got=got)
         if state["step"] > self.recipe.run.steps:
             raise ConfigError(f"{path} is past run.steps = {self.recipe.run.steps}", remedy="raise run.steps")
         try:

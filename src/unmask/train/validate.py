@@ -22,7 +22,7 @@ from unmask.train.objectives.loss import Objective
 @dataclass(frozen=True)
 class ValidateConfig:
     """Args:
-    every: steps between two validations (the last step is always validated).
+    every: steps between two validations (the last step is validated too).
     data: held-out data of its own; None for no NELBO. batches: so many of its first batches. rounds: noise draws of
         each.
     metric: "package.module:function" called as f(model, config, tokenizer directory, **metric_args) -> {name: number}.

@@ -45,7 +45,10 @@ def rows(q: Tensor, k: Tensor, v: Tensor, runs: Sequence[tuple[int, tuple[Span, 
     """q [n, H, D] against stored k, v [KV, rows, D] -> [n, H, D].
 
     `runs` covers the n rows in order: (count, spans), each span half-open over stored rows, spans sorted and disjoint.
+    No rows at all is a published pass that computes nothing.
     """
+    if not runs:
+        return q
     if len(runs) == 1:
         return _span_rows(q, k, v, runs[0][1])
     if _is_staircase(runs):

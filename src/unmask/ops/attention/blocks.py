@@ -77,8 +77,8 @@ def arrange(clean: Tensor, noisy: Tensor, block: int, order: Literal["block", "r
         clean: [B], how many leading blocks of each row are computed clean.
         noisy: bool [views, B, N], which blocks are computed in which noisy view.
         block: tokens of a block.
-        order: "block" for the batched products (block by block: clean rows by falling number of blocks, then rows with
-            two noisy copies, then rows with one), "row" for flex_attention and spans (a row's units lie together).
+        order: "block" for the batched products (block by block: clean rows by falling number of blocks, then rows by
+            falling number of noisy copies), "row" for flex_attention and spans (a row's units lie together).
     """
     count = noisy.shape[2]
     exists = torch.arange(count)[None] < clean[:, None]
@@ -89,8 +89,9 @@ def arrange(clean: Tensor, noisy: Tensor, block: int, order: Literal["block", "r
         place = torch.empty_like(clean).scatter_(
             0, clean.argsort(descending=True, stable=True), torch.arange(len(clean))
         )
-        kind = torch.where(copy == 0, 0, torch.where(noisy[:, row, index].sum(0) == 2, 1, 2))
-        rank = ((index * 3 + kind) * len(clean) + place[row]) * 3 + copy
+        views = len(noisy)
+        kind = torch.where(copy == 0, 0, 1 + views - noisy[:, row, index].sum(0))
+        rank = ((index * (views + 1) + kind) * len(clean) + place[row]) * (views + 1) + copy
     sort = rank.argsort()
     return BlockLayout(block, row[sort], index[sort], copy[sort])
 

@@ -1,7 +1,7 @@
 """From hidden rows to candidates: token, confidence and, when asked, margin and entropy.
 
 No tensor of [batch, length, vocabulary] ever exists: at most `CHUNK` rows of logits, and where only the best token and
-its probability are asked for (greedy decoding), `TILE` columns at a time, which stay in the processor's cache.
+its probability are asked for (greedy decoding), at most `TILE_ROWS` x `TILE` logits, which stay in the cache.
 """
 
 from __future__ import annotations
@@ -77,8 +77,9 @@ def _closed(sampling: Sampling, mask_id: int | None) -> list[int]:
 def greedy(hidden: Tensor, head: Head, closed: Sequence[int] = ()) -> tuple[Tensor, Tensor]:
     """Best token (ties: lowest id) and its float32 probability for rows [n, C], over tiles of the vocabulary."""
     found = []
-    for start in range(0, head.weight.shape[0], TILE):
-        logits = logits_of(hidden, Head(head.weight[start : start + TILE], head.scale))
+    width = TILE * max(1, TILE_ROWS // max(1, hidden.shape[0]))  # few rows: fewer, wider products, as many logits
+    for start in range(0, head.weight.shape[0], width):
+        logits = logits_of(hidden, Head(head.weight[start : start + width], head.scale))
         inside = [i - start for i in closed if start <= i < start + logits.shape[1]]
         if inside:
             logits[:, inside] = -torch.inf

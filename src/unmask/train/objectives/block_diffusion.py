@@ -98,6 +98,10 @@ class BlockDiffusion:
                 expected="one of the two (the complement would weigh 1/(1 - t), without bound)",
                 remedy="noise: {complementary: false}, or weight: none",
             )
+        if self.weight == "1/t" and self.noise.draws > 1:
+            raise ConfigError(
+                "objective.weight 1/t goes with one draw of noise", expected="noise.draws 1", got=str(self.noise.draws)
+            )
         if (self.pad == "pad") != (self.pad_id is not None):
             raise ConfigError("objective.pad_id belongs to pad: pad", got=f"pad: {self.pad}, pad_id: {self.pad_id}")
 
@@ -118,7 +122,6 @@ class BlockDiffusion:
             "ce": spoken.ce.detach().mean().item() if count else 0.0,
             "masked": float(count),
             "positions": float(spoken.plan.ids.numel()),
-            "tokens": float(batch.tokens),
         }
         return Loss(total, metrics)
 
@@ -186,8 +189,8 @@ class BlockDiffusion:
         """The noise's views and p; rows with a cut are masked exactly there (their complement in the second view)."""
         masked, p = self.noise.masks(blocks.scored, blocks.count, rng)
         given = blocks.hidden.flatten(1).any(1)[:, None, None]
-        views = torch.stack([blocks.hidden, blocks.scored & ~blocks.hidden][: len(masked)])
-        return torch.where(given, views, masked), p
+        pair = [blocks.hidden, blocks.scored & ~blocks.hidden][: len(masked) // self.noise.draws]
+        return torch.where(given, torch.stack(pair * self.noise.draws), masked), p
 
     def _speak(self, net: Net, batch: Batch, rng: torch.Generator, clean_reads: bool = False) -> _Spoken:
         blocks = self.blocks(batch)
@@ -218,8 +221,8 @@ class BlockDiffusion:
             return weights / max(1, len(weights))
         count = self._count(spoken.blocks.scored)
         if self.normalise == "scored":
-            return weights / count.sum().clamp(min=1)
-        return weights / (count[spoken.plan.row].clamp(min=1) * len(count))
+            return weights / (count.sum().clamp(min=1) * self.noise.draws)
+        return weights / (count[spoken.plan.row].clamp(min=1) * len(count) * self.noise.draws)
 
 
 # --- the published settings -------------------------------------------------------------------------------------------
