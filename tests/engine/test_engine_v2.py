@@ -27,6 +27,7 @@ from unmask.evals.recorded import forward
 from unmask.models import fast_dllm
 from unmask.models.denoiser import TransformerDenoiser
 from unmask.ops import attention
+from unmask.ops.attention.blocks import training_mask
 
 
 def model(seed: int = 1, size: int = 32, eos: tuple[int, ...] = (), shift: int = 1) -> TransformerDenoiser:
@@ -207,7 +208,7 @@ EDGES = [31, 32, 33, 63, 64, 65]
 
 def test_masks_equal_their_formulas() -> None:
     """H.1: [noisy; clean] of 96 tokens in blocks of 32; inference behind 64 rows, and over 96."""
-    mask, n, size = verify_v2.training_mask(96, 32), 96, 32
+    mask, n, size = training_mask(96, 32), 96, 32
     for q in range(2 * n):
         for k in range(2 * n):
             b, c = (q % n) // size, (k % n) // size

@@ -21,6 +21,7 @@ from unmask.engine.options import DecodeOptions
 from unmask.engine.profiles import answer_length, build, v2_batch
 from unmask.evals.recorded import Traced, differences, forward, trace_differences
 from unmask.models.denoiser import TransformerDenoiser
+from unmask.ops.attention.blocks import training_mask
 
 REFERENCES = ("v2_generate", "v2_batch_sample", "v2_train")
 KINDS = ("logits_v2_block", "logits_v2_subblock", "v2_train")
@@ -75,18 +76,6 @@ def _training(denoiser: TransformerDenoiser, case: dict[str, Any]) -> tuple[Tens
     expected = case["expected"]["loss"]
     same = abs(loss - expected) <= LOSS_TOLERANCE
     return found, "" if same else f"loss {loss:.6f}, expected {expected:.6f}"
-
-
-def training_mask(length: int, size: int) -> Tensor:
-    """bool [2L, 2L], True = may attend: [noisy; clean] of Fast-dLLM v2, from its definition.
-
-    A noisy row sees its own noisy block and the clean blocks before it; a clean row the clean blocks up to its own.
-    """
-    clean = torch.arange(2 * length) >= length
-    block = torch.arange(length).repeat(2) // size
-    q, k = (clean[:, None], block[:, None]), (clean[None], block[None])
-    own = (q[0] == k[0]) & (q[1] == k[1])
-    return own | (k[0] & torch.where(q[0], q[1] >= k[1], q[1] > k[1]))
 
 
 # ---- generate --------------------------------------------------------------------------------------------------------

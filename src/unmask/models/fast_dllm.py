@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from unmask.core.types import BlockCausal, Traits
+from unmask.core.types import Traits
 from unmask.models.config import TransformerConfig
 from unmask.models.family import Config, Family, Recommended
-from unmask.models.llama import NAMES, decoder
+from unmask.models.llama import NAMES, block_size, block_traits, decoder
 from unmask.models.settings import ConfigReader
 
 DEFAULTS: dict[str, object] = {
@@ -29,29 +29,15 @@ BLOCK, SUB_BLOCK = 32, 8
 def to_transformer(config: Config) -> TransformerConfig:
     """The backbone of a Fast-dLLM v2 config: Qwen2's, with its block size checked."""
     r = ConfigReader(config, DEFAULTS)
-    _block_size(r)
+    block_size(r, "bd_size", BLOCK)
     return decoder(r, qkv_bias=True)
 
 
 def traits(config: Config) -> Traits:
     """Block-causal attention and shift 1; without `mask_token_id` the loader asks the tokenizer for `|<MASK>|`."""
     r = ConfigReader(config, DEFAULTS)
-    vocab = r.count("vocab_size", 2)
-    return Traits(
-        mask_id=r.token_or_none("mask_token_id", vocab),
-        shift=1,
-        attention=BlockCausal(_block_size(r)),
-        eos_ids=r.tokens("eos_token_id", vocab),
-        pad_id=r.token_or_none("pad_token_id", vocab),
-        max_len=r.count("max_position_embeddings"),
-        grid_origin="zero",
-    )
-
-
-def _block_size(r: ConfigReader) -> int:
-    if r.value("bd_size") is None:
-        raise r.refuse("bd_size", "the block size, in tokens", "Add the one it was trained with (published: 32).")
-    return r.count("bd_size")
+    mask_id = r.token_or_none("mask_token_id", r.count("vocab_size", 2))
+    return block_traits(r, block_size(r, "bd_size", BLOCK), mask_id, 1)
 
 
 def recommended(config: Config, chat: bool, max_tokens: int) -> Recommended:

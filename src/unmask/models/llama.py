@@ -95,11 +95,23 @@ def refuse_windows(r: ConfigReader) -> None:
 
 def causal_traits(r: ConfigReader) -> Traits:
     """Row p predicts the token at p + 1 and sees the rows before it; there is no mask id."""
+    return block_traits(r, 1, None, 1)
+
+
+def block_size(r: ConfigReader, key: str, published: int) -> int:
+    """The tokens of a block, which a block-diffusion config must name."""
+    if r.value(key) is None:
+        raise r.refuse(key, "the block size, in tokens", f"Add the one it was trained with (published: {published}).")
+    return r.count(key)
+
+
+def block_traits(r: ConfigReader, size: int, mask_id: int | None, shift: int) -> Traits:
+    """Traits of a model whose rows see their block of `size` tokens and all before it, on a grid from 0."""
     vocab = r.count("vocab_size", 2)
     return Traits(
-        mask_id=None,
-        shift=1,
-        attention=BlockCausal(1),
+        mask_id=mask_id,
+        shift=shift,
+        attention=BlockCausal(size),
         eos_ids=r.tokens("eos_token_id", vocab),
         pad_id=r.token_or_none("pad_token_id", vocab),
         max_len=r.count("max_position_embeddings"),

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from unmask.core.types import BlockCausal, Traits
+from unmask.core.types import Traits
 from unmask.models.config import TransformerConfig
 from unmask.models.family import Config, Family, Recommended
-from unmask.models.llama import NAMES, decoder
+from unmask.models.llama import NAMES, block_size, block_traits, decoder
 from unmask.models.settings import ConfigReader
 
 DEFAULTS: dict[str, object] = {
@@ -30,7 +30,7 @@ BLOCK = 4
 def to_transformer(config: Config) -> TransformerConfig:
     """The backbone of an SDAR config: Qwen3's."""
     r = ConfigReader(config, DEFAULTS)
-    _block_size(r)
+    block_size(r, "block_size", BLOCK)
     bias = r.flag("attention_bias")
     return decoder(r, qkv_bias=bias, out_bias=bias, qk_norm="head")
 
@@ -38,22 +38,8 @@ def to_transformer(config: Config) -> TransformerConfig:
 def traits(config: Config) -> Traits:
     """Block-causal attention, no shift."""
     r = ConfigReader(config, DEFAULTS)
-    vocab = r.count("vocab_size", 2)
-    return Traits(
-        mask_id=r.token("mask_token_id", vocab),
-        shift=0,
-        attention=BlockCausal(_block_size(r)),
-        eos_ids=r.tokens("eos_token_id", vocab),
-        pad_id=r.token_or_none("pad_token_id", vocab),
-        max_len=r.count("max_position_embeddings"),
-        grid_origin="zero",
-    )
-
-
-def _block_size(r: ConfigReader) -> int:
-    if r.value("block_size") is None:
-        raise r.refuse("block_size", "the block size, in tokens", "Add the one it was trained with (published: 4).")
-    return r.count("block_size")
+    mask_id = r.token("mask_token_id", r.count("vocab_size", 2))
+    return block_traits(r, block_size(r, "block_size", BLOCK), mask_id, 0)
 
 
 def recommended(config: Config, chat: bool, max_tokens: int) -> Recommended:
