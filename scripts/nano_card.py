@@ -80,14 +80,15 @@ def _points(metrics: Path) -> Iterator[Row]:
 
 
 def scores(name: str) -> None:
-    """scores.json: one token per forward, and for diffusion models threshold 0.9."""
+    """scores.json: one token per forward, and for diffusion models their own policy and plain threshold 0.9."""
     torch.set_num_threads(1)
     model = unmask.load(ASSETS / name, device="cpu", slots=32)
     rows = [s.to_dict() for s in evaluate(model, None, COUNT, strategy(model))]
     if model.traits.mask_id is not None:
-        fast = strategy(model, FAST)
-        for task in TASKS:
-            rows += [s.to_dict() for s in evaluate(model, [task], MANY if task in SURE else COUNT, fast)]
+        for policy in dict.fromkeys((_policy(name), FAST)):
+            fast = strategy(model, policy)
+            for task in TASKS:
+                rows += [s.to_dict() for s in evaluate(model, [task], MANY if task in SURE else COUNT, fast)]
     for r in rows:
         print(f"{r['task']:10} {r['strategy']:22} {r['accuracy']:.1%} {r['tokens_per_forward']:.2f}")
     (ASSETS / name / "scores.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
@@ -128,13 +129,14 @@ def wrapped(text: str) -> str:
 def table(name: str) -> str:
     """Scores beside the trivial rule and, for the child, its parent."""
     rows = _rows(name)
-    slow = next(rows[k] for k in rows if not k.startswith(FAST))
-    fast = rows.get(f"{FAST}, {_cache(rows)}")
+    slow = next(rows[k] for k in rows if not k.startswith("threshold"))
+    fast = rows.get(f"{_policy(name)}, {_cache(rows)}")
     parent = next(iter(_rows("nano-ar").values())) if name == "nano" else None
     rules = trivial(list(TASKS), COUNT)
     one = "left to right" if fast is None else "1 token per forward"
     head = ["task", "what is asked", one, "95 % interval", "forwards"]
-    head += ["threshold 0.9", "95 % interval", "items", "forwards", "tokens per forward"] if fast else []
+    how = "threshold 0.9" + (", left to right" if "left_to_right" in _policy(name) else "")
+    head += [how, "95 % interval", "items", "forwards", "tokens per forward"] if fast else []
     head += ["parent nano-ar", "95 % interval", "forwards"] if parent else []
     lines = [_line([*head, "trivial rule"]), "|---" * (len(head) + 1) + "|"]
     for task, asked in TASKS.items():
@@ -154,6 +156,12 @@ def _rows(name: str) -> dict[str, dict[str, Row]]:
     for r in json.loads((ASSETS / name / "scores.json").read_text(encoding="utf-8")):
         found.setdefault(r["strategy"], {})[r["task"]] = r
     return found
+
+
+def _policy(name: str) -> str:
+    """The policy that the model is decoded with when nothing is said."""
+    own = json.loads((ASSETS / name / "unmask.json").read_text(encoding="utf-8"))["recommended"]
+    return str(own.get("policy", FAST))
 
 
 def _cache(rows: dict[str, dict[str, Row]]) -> str:

@@ -23,9 +23,17 @@ TASKS = ("one_step", "two_step", "three_step")
 NAMES = {
     "parent": "AR parent",
     "child": "child",
+    "published": "control: published adaptation",
     "scratch": "control: block diffusion from scratch",
     "bidirectional": "control: parent to full bidirectional attention",
+    "embedded-parent": "AR parent, embedded model",
+    "embedded": "child of the embedded model",
 }
+CONTROLS = {"published": "^", "scratch": "x", "bidirectional": "s"}
+"""Their marks in the plots."""
+PARENTS = ("parent", "embedded-parent")
+ORDERED = "threshold, left to right"
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#555555")
 Result = dict[str, Any]
 
 
@@ -33,13 +41,20 @@ def read() -> list[Result]:
     """All results, by seed, then in the order of the design."""
     order = list(NAMES)
     found = [json.loads(p.read_text(encoding="utf-8")) for p in (HERE / "results").glob("*.json")]
-    return sorted(found, key=lambda r: (r["arm"]["seed"], order.index(r["arm"]["kind"]), r["arm"]["share"]))
+    kinds = ("embedded-parent", "embedded")
+
+    def place(r: Result) -> tuple[bool, int, int, int, float]:
+        arm = r["arm"]
+        return arm["kind"] in kinds, arm["tokens"], arm["seed"], order.index(arm["kind"]), arm["share"]
+
+    return sorted(found, key=place)
 
 
 def name(result: Result) -> str:
     """A row's label."""
     arm = result["arm"]
-    return NAMES[arm["kind"]] + ("" if arm["kind"] == "parent" else f", {100 * arm['share']:.0f} %")
+    whose = f" of {arm['tokens'] / 1e6:.3g} M"
+    return NAMES[arm["kind"]] + ("" if arm["kind"] in PARENTS else f", {100 * arm['share']:.0f} %{whose}")
 
 
 def millions(result: Result, what: str) -> str:
@@ -65,7 +80,7 @@ def rows(results: Sequence[Result]) -> list[str]:
         "| against the parent (95 % at least) | tokens per forward |",
         "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
-    parents = {r["arm"]["seed"]: right(r, "greedy") for r in results if r["arm"]["kind"] == "parent"}
+    parents = {r["arm"]["name"]: right(r, "greedy") for r in results if r["arm"]["kind"] in PARENTS}
     for r in results:
         for strategy, cells in r["measured"].items():
             flags = right(r, strategy)
@@ -73,8 +88,9 @@ def rows(results: Sequence[Result]) -> list[str]:
             tasks = [cells[t]["right"] for t in TASKS]
             shares = " | ".join(f"{x.count('1') / len(x):.1%}" for x in tasks)
             against = ""
-            if r["arm"]["kind"] != "parent" and r["arm"]["seed"] in parents:
-                mean, least, _ = paired_difference(parents[r["arm"]["seed"]], flags)
+            parent = r["arm"]["parent"] or f"parent-s{r['arm']['seed']}"  # for the control from scratch
+            if r["arm"]["kind"] not in PARENTS and parent in parents:
+                mean, least, _ = paired_difference(parents[parent], flags)
                 against = f"{100 * mean:+.1f} ({100 * least:+.1f})"
             lines.append(
                 f"| {name(r)} | {r['arm']['seed']} | {millions(r, 'tokens')} | {millions(r, 'positions')} "
@@ -86,11 +102,11 @@ def rows(results: Sequence[Result]) -> list[str]:
 
 def controls(results: Sequence[Result]) -> list[str]:
     """Each control against the 10 % child of its seed, at the threshold."""
-    children = {r["arm"]["seed"]: r for r in results if r["arm"]["kind"] == "child" and r["arm"]["share"] == 0.10}
+    children = {r["arm"]["seed"]: r for r in results if r["arm"]["name"].startswith("child10-")}
     lines = ["| control | seed | against the 10 % child | 95 % at most |", "|---|---|---|---|"]
     for r in results:
         seed = r["arm"]["seed"]
-        if r["arm"]["kind"] in ("scratch", "bidirectional") and seed in children:
+        if r["arm"]["kind"] in CONTROLS and seed in children:
             mean, _, most = paired_difference(right(children[seed], "threshold"), right(r, "threshold"))
             lines.append(f"| {name(r)} | {seed} | {100 * mean:+.1f} points | {100 * most:+.1f} |")
     return lines
@@ -98,30 +114,24 @@ def controls(results: Sequence[Result]) -> list[str]:
 
 def plot_shares(results: Sequence[Result], path: Path) -> None:
     """Accuracy against the share of the parent's tokens."""
-    figure, axes = plt.subplots(figsize=(7, 4.2))
-    colours = {0: "#1b6ca8", 1: "#c8553d"}
-    for seed in sorted({r["arm"]["seed"] for r in results}):
-        mine = [r for r in results if r["arm"]["seed"] == seed]
-        colour = colours.get(seed, "black")
+    figure, axes = plt.subplots(figsize=(8, 4.2))
+    groups = sorted({(r["arm"]["tokens"], r["arm"]["seed"]) for r in results if r["arm"]["kind"] == "child"})
+    for (tokens, seed), colour in zip(groups, COLOURS, strict=False):
+        mine = [r for r in results if (r["arm"]["tokens"], r["arm"]["seed"]) == (tokens, seed)]
+        label = f"{tokens / 1e6:.0f} M, seed {seed}"
         for r in mine:
-            if r["arm"]["kind"] == "parent":
-                axes.axhline(
-                    100 * mean(right(r, "greedy")), color=colour, ls="--", lw=1, label=f"AR parent, seed {seed}"
-                )
-        children = [r for r in mine if r["arm"]["kind"] == "child"]
-        points = [(100 * r["arm"]["share"], 100 * mean(right(r, "threshold"))) for r in children]
-        axes.plot(*zip(*points, strict=True), "o-", color=colour, label=f"child at threshold 0.9, seed {seed}")
-        for kind, marker in (("scratch", "x"), ("bidirectional", "s")):
-            for r in mine:
-                if r["arm"]["kind"] == kind:
-                    at = (100 * r["arm"]["share"], 100 * mean(right(r, "threshold")))
-                    axes.plot(
-                        *at,
-                        marker,
-                        color=colour,
-                        mfc="none",
-                        label=f"{NAMES[kind].removeprefix('control: ')}, seed {seed}",
-                    )
+            kind, x = r["arm"]["kind"], 100 * r["arm"]["share"]
+            if kind == "parent":
+                y = 100 * mean(right(r, "greedy"))
+                axes.axhline(y, color=colour, ls="--", lw=1, label=f"AR parent, {label}")
+            elif kind in CONTROLS:
+                what = f"{NAMES[kind].removeprefix('control: ')}, seed {seed}"
+                axes.plot(x, 100 * mean(right(r, ORDERED)), CONTROLS[kind], color=colour, mfc="none", label=what)
+        for strategy, line in ((ORDERED, "o-"), ("threshold", "o:")):
+            points = [
+                (100 * r["arm"]["share"], 100 * mean(right(r, strategy))) for r in mine if r["arm"]["kind"] == "child"
+            ]
+            axes.plot(*zip(*points, strict=True), line, color=colour, label=f"child of {label}, {strategy}")
     axes.set(
         xscale="log",
         xlabel="adaptation tokens, % of the parent's",
@@ -129,27 +139,26 @@ def plot_shares(results: Sequence[Result], path: Path) -> None:
         ylim=(0, 100),
     )
     axes.set_xticks([3, 10, 30], ["3", "10", "30"])
-    axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
+    axes.minorticks_off()
+    axes.legend(fontsize=6, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
     save(figure, path)
 
 
 def plot_speed(results: Sequence[Result], path: Path) -> None:
     """Accuracy against tokens per forward, one point per run and strategy."""
     figure, axes = plt.subplots(figsize=(7, 4.2))
-    marks = {"parent": "*", "child": "o", "scratch": "x", "bidirectional": "s"}
-    seen: set[str] = set()
-    for r in results:
-        kind = r["arm"]["kind"]
-        for strategy in r["measured"]:
-            label = NAMES[kind].removeprefix("control: ")
+    marks = {"parent": "*", "child": "o", "embedded-parent": "P", "embedded": "D", **CONTROLS}
+    for kind, mark in marks.items():
+        mine = [r for r in results if r["arm"]["kind"] == kind]
+        for i, (r, strategy) in enumerate([(m, s) for m in mine for s in m["measured"]]):
             size = 4 + 14 * r["arm"]["share"] if kind == "child" else 7
             axes.plot(
-                per_forward(r, strategy), 100 * mean(right(r, strategy)), marks[kind], ms=size, mfc="none",
-                color="#1b6ca8" if r["arm"]["seed"] == 0 else "#c8553d", label=None if label in seen else label,
+                per_forward(r, strategy), 100 * mean(right(r, strategy)), mark, ms=size, mfc="none",
+                color=COLOURS[list(marks).index(kind) % len(COLOURS)],
+                label=None if i else NAMES[kind].removeprefix("control: "),
             )  # fmt: skip
-            seen.add(label)
     axes.set(xlabel="visible tokens per forward", ylabel="exact match, % of 2100 problems", ylim=(0, 100))
-    axes.legend(fontsize=7, frameon=False, title="blue: seed 0, red: seed 1; larger: more tokens", title_fontsize=7)
+    axes.legend(fontsize=7, frameon=False, title="larger circles: more tokens", title_fontsize=7)
     save(figure, path)
 
 

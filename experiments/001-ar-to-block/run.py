@@ -29,6 +29,7 @@ import yaml
 from unmask.core.errors import ConfigError
 from unmask.core.events import Stepped
 from unmask.evals.tasks.synthetic import Item, held_out, stream, task_named
+from unmask.models.embedded import embedded
 from unmask.pipeline import Model, load
 from unmask.sinks.files import write_text
 from unmask.train.config import build
@@ -41,26 +42,53 @@ HERE = Path(__file__).parent
 
 @dataclass(frozen=True)
 class Arm:
-    """One run. share: of the parent's tokens; parent: the arm whose model it starts from."""
+    """One run. share: of the parent's tokens, `tokens`; parent: the arm whose model it starts from."""
 
     name: str
     kind: str
     seed: int
     share: float
+    tokens: int
     parent: str | None = None
 
 
 def arms(config: Mapping[str, Any]) -> list[Arm]:
     """All runs, parents first."""
-    out = []
+    out, tokens, control = [], config["tokens"], config["control_share"]
     for seed in config["seeds"]:
         parent = f"parent-s{seed}"
-        out.append(Arm(parent, "parent", seed, 1.0))
-        out += [Arm(f"child{round(100 * s)}-s{seed}", "child", seed, s, parent) for s in config["shares"]]
-        control = config["control_share"]
-        out.append(Arm(f"scratch{round(100 * control)}-s{seed}", "scratch", seed, control))
-        out.append(Arm(f"bidirectional{round(100 * control)}-s{seed}", "bidirectional", seed, control, parent))
+        out.append(Arm(parent, "parent", seed, 1.0, tokens))
+        out += [Arm(f"child{percent(s)}-s{seed}", "child", seed, s, tokens, parent) for s in config["shares"]]
+        out.append(Arm(f"published{percent(control)}-s{seed}", "published", seed, control, tokens, parent))
+        out.append(Arm(f"scratch{percent(control)}-s{seed}", "scratch", seed, control, tokens))
+        out.append(Arm(f"bidirectional{percent(control)}-s{seed}", "bidirectional", seed, control, tokens, parent))
+    for seed in config["seeds"]:
+        parent, own = f"long-parent-s{seed}", config["long"]
+        out.append(Arm(parent, "parent", seed, 1.0, own["tokens"]))
+        out += [Arm(f"long{percent(s)}-s{seed}", "child", seed, s, own["tokens"], parent) for s in own["shares"]]
+    own = config["embedded"]
+    out.append(Arm("embedded-parent", "embedded-parent", 0, 1.0, own["tokens"]))
+    out += [Arm(f"embedded{percent(s)}-s0", "embedded", 0, s, own["tokens"], "embedded-parent") for s in own["shares"]]
     return out
+
+
+def percent(share: float) -> int:
+    """0.1 is 10."""
+    return round(100 * share)
+
+
+def embedded_recipe(config: Mapping[str, Any], arm: Arm) -> Recipe:
+    """The recipe of the embedded child, shortened to the arm's share."""
+    own = config["embedded"]
+    raw = yaml.safe_load((HERE.parents[1] / own["recipe"]).read_text(encoding="utf-8"))
+    raw |= {
+        "name": arm.name,
+        "seed": 1000 + arm.seed,
+        "model": {"path": str(embedded("nano-ar"))},
+        "run": raw["run"] | {"steps": round(arm.share * arm.tokens / own["mean_batch"])},
+    }
+    del raw["recommended"]
+    return build(Recipe, raw, "")
 
 
 def recipe(config: Mapping[str, Any], arm: Arm, runs: Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -74,7 +102,7 @@ def recipe(config: Mapping[str, Any], arm: Arm, runs: Path, overrides: Sequence[
         "data": {
             "kind": "generator",
             "source": "unmask.evals.tasks.synthetic:stream",
-            "batch_tokens": config["batch_tokens"],
+            "batch_tokens": config["batch"][arm.kind],
             "gen_share": 0.0,
             "short_tail": 0,
             "stages": [{"start": 0, "mix": config["mix"]}],
@@ -82,7 +110,7 @@ def recipe(config: Mapping[str, Any], arm: Arm, runs: Path, overrides: Sequence[
         "objective": _objective(config, arm.kind),
         "optim": config["optim"][arm.kind],
         "run": {
-            "steps": round(arm.share * config["tokens"] / config["mean_batch"]),
+            "steps": round(arm.share * arm.tokens / config["mean_batch"][config["batch"][arm.kind]]),
             "threads": 1,
             "compile": True,
             "log_every": 50,
@@ -107,7 +135,15 @@ def _objective(config: Mapping[str, Any], kind: str) -> dict[str, Any]:
             "weight_clip": 8.0,
             "noise": {"stratified": True},
         }
-    return {"kind": "block-diffusion", "block": config["block"]}
+    if kind == "published":  # Fast-dLLM v2's loss; two draws of its two views: as many noisy tokens as the children's
+        return {"kind": "block-diffusion", "block": config["block"], "noise": {"draws": 2}}
+    return {
+        "kind": "block-diffusion",
+        "block": config["block"],
+        "context": "causal",
+        "ar_weight": config["ar_weight"],
+        "noise": config["noise"],
+    }
 
 
 def train(arm: Arm, made: Recipe, out: Path) -> dict[str, Any]:
@@ -134,11 +170,16 @@ def train(arm: Arm, made: Recipe, out: Path) -> dict[str, Any]:
 
 def strategies(config: Mapping[str, Any], kind: str) -> dict[str, dict[str, Any]]:
     """How each kind of model is decoded; the parent has one way only."""
-    if kind == "parent":
+    if kind in ("parent", "embedded-parent"):
         return {"greedy": {}}
     threshold = f"threshold({config['evaluate']['threshold']})"
-    block, cache = f"blocks({config['block']})", "none" if kind == "bidirectional" else "block"
-    ways = {"threshold": (threshold, block), "one per forward": ("low_confidence(steps=100000)", block)}
+    size = config["embedded"]["block"] if kind == "embedded" else config["block"]
+    block, cache = f"blocks({size})", "none" if kind == "bidirectional" else "block"
+    ways = {
+        "threshold": (threshold, block),
+        "threshold, left to right": (threshold[:-1] + ', order="left_to_right")', block),
+        "one per forward": ("left_to_right", block),
+    }
     if kind == "bidirectional":
         ways["threshold, whole canvas"] = (threshold, "whole")
     return {name: {"policy": policy, "schedule": schedule, "cache": cache} for name, (policy, schedule) in ways.items()}
@@ -183,14 +224,19 @@ def measure(config: Mapping[str, Any], model: Model, kind: str, items: Mapping[s
                 "row_layers": rows.total,
                 "seconds": round(seconds, 2),
             }
-            print(f"  {label}, {task}: {sum(right) / len(right):.1%}", flush=True)
+            speed = sum(a.completion_tokens for a in answers) / sum(a.nfe for a in answers)
+            print(f"  {label}, {task}: {sum(right) / len(right):.1%}, {speed:.2f} tokens per forward", flush=True)
     return out
 
 
 def finish(config: Mapping[str, Any], arm: Arm, runs: Path) -> None:
     """One arm from start to result file."""
-    cost = train(arm, recipe(config, arm, runs), runs / arm.name)
-    model = load(runs / arm.name / "model", slots=config["evaluate"]["slots"])
+    if arm.kind == "embedded-parent":
+        cost, path = {"tokens": arm.tokens, "positions": arm.tokens}, embedded("nano-ar")
+    else:
+        made = embedded_recipe(config, arm) if arm.kind == "embedded" else recipe(config, arm, runs)
+        cost, path = train(arm, made, runs / arm.name), runs / arm.name / "model"
+    model = load(path, slots=config["evaluate"]["slots"])
     items = {task: held_out(task, n) for task, n in config["evaluate"]["items"].items()}
     result = {
         "arm": vars(arm),

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
+from unmask.cache.plans import finished, whole_blocks
 from unmask.core import catalog
 from unmask.core.errors import InputError
 from unmask.core.events import Accepted, BlockDone, Event, Failed, Finished, Stepped, fold
@@ -57,6 +58,7 @@ TRAITS: dict[str, Traits] = {
     "block-causal": Traits(MASK, shift=1, attention=BlockCausal(4), grid_origin="zero"),
     "block-causal-off-grid": Traits(MASK, attention=BlockCausal(4)),
     "causal": Traits(MASK, shift=1, attention=BlockCausal(1), grid_origin="zero"),
+    "context-causal": Traits(MASK, shift=1, attention=BlockCausal(4, "causal"), grid_origin="zero"),
 }
 """Kinds of models that a strategy meets: attention rule, shift, and where the blocks are counted from."""
 
@@ -124,11 +126,12 @@ class FakeDenoiser:
         return Forwarded(hidden, tuple(() for _ in batch.lanes))
 
     def dense(self, ids: Tensor) -> Tensor:
-        """ids [B, T] -> logits [B, T, V]: the same model without a store, every row computed."""
+        """ids [B, T] -> logits [B, T, V]: the same model without a store, every row computed; mask ids are holes."""
         out = []
         for row in ids:
-            n = row.shape[0]
-            visible = self.traits.attention.visible(((0, n),), n)
+            n, holes = row.shape[0], (row == MASK).nonzero()
+            final = whole_blocks(self.traits, int(holes[0]) if len(holes) else n, n, n)[0]
+            visible = self.traits.attention.visible(((0, n),), n, final)
             values = FakeStore(1, n).values[:, 0]
             out.append(self._rows(row, torch.arange(n), values, visible) @ self.head.weight.T)
         return torch.stack(out)
@@ -192,7 +195,7 @@ class Watched:
         self, seq: Sequence, open: Seq[Block], need: Tensor, horizon: int, state: Any, peers: Peers
     ) -> tuple[Plan, Any]:
         plan, state = self.inner.plan(seq, open, need, horizon, state, peers)
-        check_plan(plan, need, horizon, seq.traits)
+        check_plan(plan, need, horizon, seq.traits, finished(seq, horizon))
         self.rows += rows_in(plan.query)
         self.kept += rows_in(plan.keep)
         return plan, state
@@ -201,8 +204,12 @@ class Watched:
         return self.inner.observe(probes, candidates, state)
 
 
-def check_plan(plan: Plan, need: Tensor, horizon: int, traits: Traits) -> None:
-    """A plan against the contract: spans in order, need and keep inside the query, no row sees more than it may."""
+def check_plan(plan: Plan, need: Tensor, horizon: int, traits: Traits, final: int = 0) -> None:
+    """A plan against the contract: spans in order, need and keep inside the query, no row sees more than it may.
+
+    Args:
+        final: rows [0, final) belong to finished blocks, which see less under a causal context.
+    """
     for name in ("query", "keep"):
         edges = [e for span in getattr(plan, name) for e in span]
         assert edges == sorted(edges), f"{name} {getattr(plan, name)} is not sorted and disjoint"
@@ -211,7 +218,7 @@ def check_plan(plan: Plan, need: Tensor, horizon: int, traits: Traits) -> None:
     assert torch.equal(plan.need, need), f"need is {plan.need.tolist()}, asked were {need.tolist()}"
     assert bool(torch.isin(need, query).all()), f"need {need.tolist()} is not inside query {plan.query}"
     assert bool(torch.isin(positions(plan.keep), query).all()), f"keep {plan.keep} is not inside query {plan.query}"
-    allowed = _per_row(traits.attention.visible(plan.query, horizon))
+    allowed = _per_row(traits.attention.visible(plan.query, horizon, final))
     seen = _per_row(plan.visible)
     assert len(seen) == query.numel(), f"visible covers {len(seen)} rows, the query has {query.numel()}"
     for row, ours, rule in zip(query.tolist(), seen, allowed, strict=True):

@@ -104,6 +104,50 @@ def test_training_changes_the_weights_and_a_resume_ends_with_the_same_ones(cli, 
     assert not all(torch.equal(x, z) for x, _, z in pairs)
 
 
+def test_a_causal_context_is_written_read_back_and_resumed(cli, parent, chat, tmp_path):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    causal = ("--context", "causal", "--lr", 0.001, "optim.schedule=constant", "--count")
+    ran = adapt(cli, parent, chat, whole, "--steps", 4, *causal, 2, "--max-tokens", 16, "--json")
+    assert ran.code == 0, ran.err
+    assert (ran.json["block"], ran.json["context"], len(ran.json["sides"])) == (8, "causal", 3)
+    config = json.loads((whole / "config.json").read_text())
+    assert not KEYS - set(config)
+    assert (config["model_type"], config["architectures"]) == ("unmask_context_causal", ["ContextCausalForCausalLM"])
+    found = load_model(whole, dtype="fp32")
+    assert found.traits.attention == BlockCausal(8, "causal")
+    with safe_open(whole / "model.safetensors", "pt") as child, safe_open(parent / "model.safetensors", "pt") as before:
+        assert sorted(child.keys()) == sorted(before.keys())
+    steps = [json.loads(line) for line in lines(whole / "run" / "metrics.jsonl")]
+    assert all(s["ar_ce"] > 0 and s["loss"] == pytest.approx(s["ce"] + s["ar_ce"], 1e-4) for s in steps if "ce" in s)
+
+    texts = [
+        load(whole, dtype="fp32").generate("Count to 3.", max_tokens=20, cache=cache, policy="threshold(0.5)").ids
+        for cache in ("none", "block", "sub_block(refresh=1)", "block")
+    ]
+    assert texts == [texts[0]] * 4
+    refused = cli("generate", "Count to 3.", "--model", whole, "--profile", "fast-dllm-v2", "--max-tokens", 32)
+    assert refused.code == 2
+    assert "context is causal" in refused.err
+
+    assert adapt(cli, parent, chat, parts, "--steps", 2, *causal, 0).code == 0
+    other = adapt(cli, parent, chat, parts, "--steps", 4, "--count", 0, "--resume")
+    assert other.code == 2
+    assert "--context" in other.err
+    assert adapt(cli, parent, chat, parts, "--steps", 4, *causal, 0, "--resume").code == 0
+    a, b = (load_model(p, dtype="fp32").model for p in (whole, parts))
+    assert all(torch.equal(x, y) for x, y in zip(a.parameters(), b.parameters(), strict=True))
+
+
+def test_the_weight_of_the_parents_loss_is_the_one_asked_for(cli, parent, chat, tmp_path):
+    for name, more, weight in (("some", ["--ar-weight", 0.25], 0.25), ("none", ["objective.ar_weight=0"], 0.0)):
+        out = tmp_path / name
+        ran = adapt(cli, parent, chat, out, "--steps", 1, "--count", 0, "--context", "causal", *more)
+        assert ran.code == 0, ran.err
+        step = next(s for s in map(json.loads, lines(out / "run" / "metrics.jsonl")) if "ce" in s)
+        assert step["loss"] == pytest.approx(step["ce"] + weight * step.get("ar_ce", 0), 1e-4)
+        assert ("ar_ce" in step) == bool(weight)
+
+
 def test_adapters_train_few_parameters(cli, parent, chat, tmp_path):
     ran = adapt(cli, parent, chat, tmp_path / "child", "--steps", 2, "--lora", 2, "--checkpointing", "--count", 0)
     assert ran.code == 0, ran.err
@@ -124,6 +168,10 @@ def test_tokens_decide_the_steps(cli, parent, chat, tmp_path):
         ([], "the length of the training"),
         (["--steps", 2, "objective.kind=llada-sft"], "block-diffusion"),
         (["--steps", 2, "objective.block=0"], "objective.block"),
+        (["--steps", 2, "--ar-weight", 1], "context: causal"),
+        (["--steps", 2, "--context", "causal", "--ar-weight", -1], "--ar-weight"),
+        (["--steps", 2, "--context", "causal", "objective.shift=0"], "shift"),
+        (["--steps", 2, "--context", "prefix"], "--context"),
     ],
 )
 def test_what_does_not_fit_is_refused_and_leaves_nothing(cli, parent, chat, tmp_path, more, word):

@@ -65,7 +65,7 @@ def test_json_says_what_was_done(cli: Run, llada: Path) -> None:
     assert row["nfe"] == 1
     assert row["tokens_per_forward"] == row["completion_tokens"]
     assert [t["step"] for t in row["tokens"]] == [1] * len(row["tokens"])
-    assert row["settings"]["policy"] == "threshold(threshold=0.0) (given)"
+    assert row["settings"]["policy"] == "threshold(threshold=0.0, order='any') (given)"
 
 
 def test_a_prompt_may_begin_with_a_dash_and_options_may_follow(cli: Run, llada: Path) -> None:
@@ -212,7 +212,7 @@ def test_history_grows_and_commands_change_it(cli: Run, llada: Path, tmp_path: P
 
 def test_settings_are_shown_changed_and_checked(cli: Run, llada: Path) -> None:
     ran = chat(cli, llada, "/settings threshold=0.5 max_tokens=6 temperature=none")
-    assert "policy: threshold(threshold=0.5) (given)" in ran.out
+    assert "policy: threshold(threshold=0.5, order='any') (given)" in ran.out
     assert "gen_length: 6 (given)" in ran.out
     for bad in ("threshold=7", "nonsense=1", "steps", "profile=dream", "policy=foo", "steps=4 threshold=0.5"):
         assert chat(cli, llada, f"/settings {bad}").code == 2

@@ -51,7 +51,7 @@ CACHES = (
     "v2_cache(4, length=2)",
     "v2_cache(4, length=2, sub_blocks=True)",
 )
-SUB_BLOCKS = ("block-causal", "block-causal-off-grid")
+SUB_BLOCKS = ("block-causal", "block-causal-off-grid", "context-causal")
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ def traits(kind: str, eos: tuple[int, ...] = ()) -> Traits:
         "llada": Traits(MASK, eos_ids=eos),
         "dream": Traits(MASK, shift=1, eos_ids=eos),
         "block-causal": Traits(MASK, shift=1, attention=BlockCausal(4), grid_origin="zero", eos_ids=eos),
+        "context-causal": Traits(MASK, shift=1, attention=BlockCausal(4, "causal"), grid_origin="zero", eos_ids=eos),
         "causal": Traits(None, shift=1, attention=BlockCausal(1), grid_origin="zero", eos_ids=eos),
     }[kind]
 

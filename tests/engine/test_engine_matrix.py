@@ -63,7 +63,7 @@ def test_the_fake_model_depends_on_every_visible_row() -> None:
             other = ids.clone()
             other[changed] += 8
             moved = (fake.dense(other[None])[0] - base).abs().amax(-1) > 1e-6
-            runs = traits.attention.visible(((0, 9),), 9)
+            runs = traits.attention.visible(((0, 9),), 9, 8)
             sees = [any(a <= changed < b for a, b in spans) for n, spans in runs for _ in range(n)]
             # Two layers: what a visible row saw is seen as well; under these rules that adds nothing.
             assert moved.tolist() == sees, (name, changed)
@@ -71,7 +71,7 @@ def test_the_fake_model_depends_on_every_visible_row() -> None:
 
 EXACT = [
     (kind, cache)
-    for kind in ("llada", "dream", "block-causal")
+    for kind in ("llada", "dream", "block-causal", "context-causal")
     for cache in ("prefix(refresh=1)", "dual(refresh=1)", "prefix", "dual", "block")
     if catalog.parse("cache", cache).exact_for(denoiser(kind).traits)
 ]

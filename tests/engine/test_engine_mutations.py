@@ -30,15 +30,24 @@ def visible_plus_one(m: Patch) -> None:
         m.setattr(
             kind,
             "visible",
-            lambda self, query, horizon, inner=inner: tuple(
-                (n, tuple((a, b + 1) for a, b in spans)) for n, spans in inner(self, query, horizon)
+            lambda self, query, horizon, final=0, inner=inner: tuple(
+                (n, tuple((a, b + 1) for a, b in spans)) for n, spans in inner(self, query, horizon, final)
             ),
         )
 
 
 def visible_minus_one(m: Patch) -> None:
     inner = Full.visible
-    m.setattr(Full, "visible", lambda self, query, horizon: inner(self, query, max(1, horizon - 1)))
+    m.setattr(Full, "visible", lambda self, query, horizon, final=0: inner(self, query, max(1, horizon - 1)))
+
+
+def finished_rows_look_ahead(m: Patch) -> None:
+    inner = BlockCausal.visible
+    m.setattr(BlockCausal, "visible", lambda self, query, horizon, final=0: inner(self, query, horizon))
+
+
+def nothing_is_finished(m: Patch) -> None:
+    m.setattr(plans, "finished", lambda seq, horizon: 0)
 
 
 def shift_dropped(m: Patch) -> None:
@@ -191,6 +200,8 @@ def last_hole_first(m: Patch) -> None:
 MUTATIONS = {
     visible_plus_one: {"contract", "golden"},
     visible_minus_one: {"golden"},
+    finished_rows_look_ahead: {"golden"},
+    nothing_is_finished: {"contract", "golden"},
     shift_dropped: {"oracle", "golden"},
     keep_nothing: {"contract"},
     keep_everything: {"prefix_keeps_the_rows_before_the_block", "golden"},

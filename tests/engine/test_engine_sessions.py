@@ -17,7 +17,18 @@ from models_for_tests import EOS, MASK, backbone, prompt
 from unmask import testing as t
 from unmask.core.errors import RequestError
 from unmask.core.events import Event, Finished, Probed, Stepped, fold
-from unmask.core.types import EDIT, BlockCausal, Candidates, Commit, Probe, Request, Sampling, Strategy, Traits
+from unmask.core.types import (
+    EDIT,
+    BlockCausal,
+    Candidates,
+    Commit,
+    Context,
+    Probe,
+    Request,
+    Sampling,
+    Strategy,
+    Traits,
+)
 from unmask.decode.guidance import ClassifierFree
 from unmask.engine.engine import Engine
 from unmask.engine.slots import Slots
@@ -27,10 +38,10 @@ AR = ("growing(1)", "left_to_right")
 BLOCK = ("blocks(4)", "threshold(0.6)")
 
 
-def model(size: int, shift: int = 1, eos: tuple[int, ...] = ()) -> TransformerDenoiser:
+def model(size: int, shift: int = 1, eos: tuple[int, ...] = (), context: Context = "block") -> TransformerDenoiser:
     """A random transformer in float32; size 1 is autoregressive."""
     mask = None if size == 1 else MASK
-    rule = Traits(mask, shift=shift, attention=BlockCausal(size), eos_ids=eos, grid_origin="zero")
+    rule = Traits(mask, shift=shift, attention=BlockCausal(size, context), eos_ids=eos, grid_origin="zero")
     return TransformerDenoiser(backbone(2), rule)
 
 
@@ -227,7 +238,7 @@ def check(found: Any, seed: int, caches: tuple[str, ...], axes: list[tuple[str, 
 CACHES = (*["block"] * 5, *["sub_block"] * 3, "sub_block(refresh=2)", "none", "dual")
 
 
-@pytest.mark.parametrize("name", ["block-causal", "block-causal-off-grid", "causal"])
+@pytest.mark.parametrize("name", ["block-causal", "block-causal-off-grid", "causal", "context-causal"])
 def test_random_talks_on_the_fake_model_never_read_an_unkept_row(name: str) -> None:
     found = fake(name, eos_ids=(3, 5))
     axes = (
@@ -239,9 +250,11 @@ def test_random_talks_on_the_fake_model_never_read_an_unkept_row(name: str) -> N
     assert sum(r > 0 for r in reused) >= 4
 
 
-@pytest.mark.parametrize("size", [1, 4, 8, 32])
-def test_random_talks_on_a_transformer(size: int) -> None:
-    found = model(size, eos=(3, 5))
+@pytest.mark.parametrize(
+    ("size", "context"), [(1, "block"), (4, "block"), (8, "block"), (32, "block"), (4, "causal"), (8, "causal")]
+)
+def test_random_talks_on_a_transformer(size: int, context: Context) -> None:
+    found = model(size, eos=(3, 5), context=context)
     axes = [AR] if size == 1 else [(f"blocks({size})", "threshold(0.3)"), ("blocks(4)", "threshold(0.3)")]
     reused = [check(found, seed, CACHES, axes, EOS, 6) for seed in range(4)]
     assert any(reused)

@@ -109,6 +109,7 @@ def test_the_profile_refuses_what_it_cannot_do() -> None:
     with pytest.raises(ConfigError, match="at least one block"):
         answer_length(options, 5, 31)
     assert not t.serves(t.strategy(cache="v2_cache").cache, t.TRAITS["full"])
+    assert not t.serves(t.strategy(cache="v2_cache").cache, t.TRAITS["context-causal"])
     with pytest.raises(SpecError, match="divisor"):
         build(DecodeOptions(profile="fast-dllm-v2", small_block_size=12), model().traits, "Fast_dLLM_Qwen", 64)
     assert [answer_length(options, n, 64) for n in (11, 32, 40, 64, 65)] == [54, 65, 57, 65, 64]
@@ -142,6 +143,9 @@ def test_all_published_parts_are_the_profile_on_its_own_model_and_with_one_size_
             build(options, Traits(MASK), "llada", 32)
         with pytest.raises(ConfigError, match=r"shift 1.*sdar, shift 0"):
             build(options, model(shift=0).traits, "sdar", 32)
+        with pytest.raises(ConfigError, match=r"from both sides.*unmask_context_causal, whose context") as refused:
+            build(options, replace(model().traits, attention=BlockCausal(32, "causal")), "unmask_context_causal", 32)
+        assert "default profile" in refused.value.remedy
 
 
 @pytest.mark.parametrize("name", ["llada", "fast-dllm", "dream"])

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from models.tiny import FAST_DLLM, SDAR, build, edit_config
+from models.tiny import CONTEXT_CAUSAL, FAST_DLLM, SDAR, build, edit_config
 from tiny_checkpoints import v2_checkpoint
 
 from unmask.core import catalog
@@ -25,6 +26,9 @@ PUBLISHED_7B = {
     "max_window_layers": 28, "layer_types": ["full_attention"] * 28, "use_sliding_window": False,
     "vocab_size": 152_064, "rope_theta": 1e6, "tie_word_embeddings": False,
 }  # fmt: skip
+
+
+CAUSAL_7B = PUBLISHED_7B | {"model_type": "unmask_context_causal"}
 
 
 def shape_of(config: dict[str, Any]) -> Any:
@@ -70,9 +74,19 @@ def test_sdar_has_no_shift_and_its_own_block() -> None:
     assert not [n for n in names if n.endswith("bias")]
 
 
+def test_a_causal_context_is_fast_dllm_v2_with_another_rule() -> None:
+    ours, theirs = traits_of(CONTEXT_CAUSAL), traits_of(FAST_DLLM)
+    assert ours == replace(theirs, attention=BlockCausal(8, "causal")) != theirs
+    assert shape_of(CONTEXT_CAUSAL) == shape_of(FAST_DLLM)
+    family, published = find_family(CONTEXT_CAUSAL), find_family(FAST_DLLM)
+    assert (family.names, family.mask_token, family.kind) == (published.names, published.mask_token, published.kind)
+    assert family.recommended(CONTEXT_CAUSAL, True, 64).cache == "block"
+
+
 @pytest.mark.parametrize(
     ("config", "key"),
     [
+        ({k: v for k, v in CONTEXT_CAUSAL.items() if k != "bd_size"}, "bd_size"),
         ({k: v for k, v in FAST_DLLM.items() if k != "bd_size"}, "bd_size"),
         (FAST_DLLM | {"bd_size": None}, "bd_size"),
         (FAST_DLLM | {"bd_size": 0}, "bd_size"),
@@ -93,6 +107,7 @@ def test_what_cannot_be_honoured_is_refused_by_key(config: dict[str, Any], key: 
 
 def test_recommended_settings_parse_and_alternatives_are_the_papers() -> None:
     for config, specs in ((PUBLISHED_7B, ("blocks(length=8)", "threshold", "block")),
+                          (CAUSAL_7B, ("blocks(length=8)", "threshold(order='left_to_right')", "block")),
                           (SDAR, ("blocks(length=4)", "threshold(threshold=0.85)", "block"))):  # fmt: skip
         r = find_family(config).recommended(config, True, 128)
         parsed = tuple(repr(catalog.parse(k, getattr(r, k))) for k in ("schedule", "policy", "cache"))

@@ -30,6 +30,9 @@ LLAMA: dict[str, Any] = QWEN2 | {
 FAST_DLLM: dict[str, Any] = DREAM | {
     "model_type": "Fast_dLLM_Qwen", "architectures": ["Fast_dLLM_QwenForCausalLM"], "bd_size": 8,
 }  # fmt: skip
+CONTEXT_CAUSAL: dict[str, Any] = FAST_DLLM | {
+    "model_type": "unmask_context_causal", "architectures": ["ContextCausalForCausalLM"],
+}  # fmt: skip
 SDAR: dict[str, Any] = DREAM | {
     "model_type": "sdar", "architectures": ["SDARForCausalLM"], "block_size": 4, "head_dim": 16,
 }  # fmt: skip
@@ -39,6 +42,7 @@ CONFIGS = {
     "llada-bias-norm": LLADA | {"include_qkv_bias": True, "attention_layer_norm": True, "n_kv_heads": 2},
     "dream": DREAM,
     "fast-dllm-v2": FAST_DLLM,
+    "context-causal": CONTEXT_CAUSAL,
     "sdar": SDAR,
     "qwen2": QWEN2,
     "llama": LLAMA,

@@ -37,8 +37,14 @@ RUNS = {
     "staircase": tuple((1, ((0, 4 + i),)) for i in range(5)),
     "staircase from 2": tuple((1, ((2, 5 + i),)) for i in range(5)),
     "nearly a staircase": (*((1, ((0, 4 + i),)) for i in range(4)), (1, ((0, 9),))),
+    "a staircase, then a block": (*((1, ((0, 4 + i),)) for i in range(3)), (2, ((0, 9),))),
+    "a staircase, a block, the next": (*((1, ((1, 3 + i),)) for i in range(2)), (1, ((0, 7),)), (2, ((0, 4), (6, 9)))),
+    "one step, then a block": ((1, ((0, 4),)), (4, ((0, 8),))),
+    "two staircases": ((1, ((0, 4),)), (1, ((0, 5),)), (1, ((0, 3),)), (1, ((0, 4),)), (1, ((0, 5),))),
+    "a block, then a staircase": ((3, ((0, 4),)), (1, ((0, 5),)), (1, ((0, 6),))),
     "one key": ((5, ((3, 4),)),),
     "block-causal": BlockCausal(2).visible(((3, 8),), 9),
+    "context-causal": BlockCausal(3, "causal").visible(((4, 9),), 10, 6),
     "full": Full().visible(((0, 5),), 12),
 }
 
@@ -123,6 +129,20 @@ def test_block_causal_rows_see_their_block_and_all_before(size: int) -> None:
         seen = [spans for count, spans in runs for _ in range(count)]
         assert len(seen) == rows_in(query)
         assert [s[0][1] for s in seen] == [min((p // size + 1) * size, 10) for p in rows]
+
+
+@pytest.mark.parametrize("size", [1, 3, 4])
+def test_finished_rows_of_a_causal_context_see_what_comes_before_them(size: int) -> None:
+    rule = BlockCausal(size, "causal")
+    for query in (((0, 10),), ((2, 5), (7, 10)), ((9, 10),)):
+        for final in range(0, 11, size):
+            rows = [p for a, b in query for p in range(a, b)]
+            seen = [spans for count, spans in rule.visible(query, 10, final) for _ in range(count)]
+            right = [p + 1 if p < final else min((p // size + 1) * size, 10) for p in rows]
+            assert seen == [((0, stop),) for stop in right]
+        assert (
+            rule.visible(query, 10) == BlockCausal(size).visible(query, 10) == BlockCausal(size).visible(query, 10, 9)
+        )
 
 
 # ---- norm, rope, swiglu ----------------------------------------------------------------------------------------------

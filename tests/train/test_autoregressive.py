@@ -98,6 +98,11 @@ FORMATS = {
     "Dream": (["objective={kind: llada-sft, shift: 1}", *QWEN], Full(), 1),
     "llada": ([], Full(), 0),
     "Fast_dLLM_Qwen": (["objective={kind: block-diffusion, block: 4}", *QWEN], BlockCausal(4), 1),
+    "unmask_context_causal": (
+        ["objective={kind: block-diffusion, block: 4, context: causal, ar_weight: 1.0}", *QWEN],
+        BlockCausal(4, "causal"),
+        1,
+    ),
     "sdar": (
         ["objective={kind: block-diffusion, block: 8, shift: 0}", *QWEN, "model.qk_norm=head", "model.qkv_bias=false"],
         BlockCausal(8),
@@ -117,7 +122,7 @@ def test_each_objective_exports_the_format_of_its_kind(recipe_file, tmp_path, ki
     assert (found.traits.attention, found.traits.shift) == (attention, shift)
     assert found.traits.mask_id == (None if attention == BlockCausal(1) else trainer.mask_id)
     assert found.traits.eos_ids == (trainer.eos_id,)
-    assert done.positions >= done.tokens > 0 or kind in ("Fast_dLLM_Qwen", "sdar")
+    assert done.positions >= done.tokens > 0 or kind in ("Fast_dLLM_Qwen", "unmask_context_causal", "sdar")
 
 
 def test_a_shape_the_format_cannot_hold_is_refused_before_training(recipe_file, tmp_path):

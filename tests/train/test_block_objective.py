@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -13,19 +14,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
+from unmask.cache.block import BlockCache
 from unmask.core.errors import ConfigError
 from unmask.core.types import Batch as QueryBatch
-from unmask.core.types import BlockCausal, Lane, Plan, Traits
+from unmask.core.types import Block, BlockCausal, Lane, Peers, Plan, Request, Sequence, Traits
 from unmask.models.config import TransformerConfig
 from unmask.models.denoiser import TransformerDenoiser
 from unmask.models.transformer import Transformer
 from unmask.noise.block import BlockNoise
 from unmask.ops.attention import blocks as ops
 from unmask.ops.attention.blocks import training_mask
+from unmask.testing import strategy
 from unmask.train import block_forward
 from unmask.train.batch import Batch, Row, collate
 from unmask.train.forward import Net
 from unmask.train.objectives import block_diffusion as bd
+from unmask.train.objectives.autoregressive import Autoregressive
 from unmask.train.objectives.block_diffusion import BlockDiffusion, search_clip
 
 MASK, EOS, PAD, VOCAB = 49, 1, 2, 50
@@ -39,6 +43,9 @@ VARIANTS = {
     "a2d": bd.a2d(8),
     "a2d shifted": dataclasses.replace(bd.a2d(8), shift=1),
     "by row": dataclasses.replace(bd.a2d(4), normalise="row"),
+    "context-causal": BlockDiffusion(4, context="causal", ar_weight=1.0),
+    "context-causal without ar": BlockDiffusion(5, context="causal"),
+    "context-causal a2d": dataclasses.replace(bd.a2d(4), shift=1, context="causal", ar_weight=0.5),
 }
 
 
@@ -72,7 +79,7 @@ def dense_loss(model: Transformer, objective: BlockDiffusion, batch: Batch, seed
     batch, size, o = batch.without_tail(), objective.block, objective
     cut = o.blocks(batch)
     masked, p = o.noise.masks(cut.scored, cut.count, rng(seed))
-    sums, counts, reachable = [], 0, []
+    sums, counts, reachable, told = [], 0, [], []
     for i in range(batch.ids.shape[0]):
         real = int(batch.real[i].sum())
         length = -(-real // size) * size
@@ -84,19 +91,28 @@ def dense_loss(model: Transformer, objective: BlockDiffusion, batch: Batch, seed
         for view in masked:
             hole = view[i].flatten()[:length]
             noisy = torch.where(hole, MASK, clean)
-            logits = both_halves(model, noisy, clean, size)[:length]
+            logits = both_halves(model, noisy, clean, size, o.context)
             weight = 1 / p[i].flatten()[:length] if o.weight == "1/t" and o.noise.clip[0] <= 0.5 else torch.ones(length)
             speaks = hole & free
             row = torch.arange(length)[speaks] - o.shift
+            if o.context == "causal":  # a block's first token is read from the clean half, as decoding does
+                row = torch.where(row % size == size - 1, row + length, row)
             ce = F.cross_entropy(logits[row], clean[speaks], reduction="none") * weight[speaks]
             sums.append(ce.sum() / (max(1, reachable[i]) if o.normalise == "row" else 1))
             counts += int(speaks.sum())
-    total = torch.stack(sums).sum()
-    return total / {"tokens": counts, "scored": sum(reachable), "row": len(batch.ids)}[o.normalise]
+        if o.ar_weight:
+            at = free.nonzero().flatten()
+            told.append(F.cross_entropy(logits[length + at - 1], clean[at], reduction="none"))
+    total = torch.stack(sums).sum() / {"tokens": counts, "scored": sum(reachable), "row": len(batch.ids)}[o.normalise]
+    return total + o.ar_weight * torch.cat(told).mean() if told else total
 
 
-def both_halves(model: Transformer, noisy: torch.Tensor, clean: torch.Tensor, size: int) -> torch.Tensor:
-    mask = training_mask(len(clean), size)
+def both_halves(
+    model: Transformer, noisy: torch.Tensor, clean: torch.Tensor, size: int, context: str = "block"
+) -> torch.Tensor:
+    mask, n = training_mask(len(clean), size), len(clean)
+    if context == "causal":
+        mask[n:, n:] = torch.ones(n, n, dtype=torch.bool).tril()
 
     def attend(_: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         q, k, v = (t.transpose(1, 2) for t in (q, k, v))
@@ -133,7 +149,7 @@ def test_loss_and_gradients_equal_the_dense_reference(model: Transformer, name: 
 @settings(max_examples=25, deadline=None)
 @given(
     st.lists(st.tuples(st.integers(2, 30), st.integers(0, 20)), min_size=1, max_size=5),
-    st.sampled_from(["v2", "sdar", "a2d shifted"]),
+    st.sampled_from(["v2", "sdar", "a2d shifted", "context-causal"]),
     st.integers(1, 9),
     st.integers(0, 10**6),
 )
@@ -154,16 +170,18 @@ def blocks_of(objective: BlockDiffusion, batch: Batch) -> tuple[torch.Tensor, to
     return cut.scored, cut.count
 
 
+@pytest.mark.parametrize("name", ["v2", "context-causal"])
 def test_remade_attention_weights_and_checkpointing_change_nothing(
-    model: Transformer, monkeypatch: pytest.MonkeyPatch
+    model: Transformer, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    assert_equal(model, VARIANTS["v2"], rows(*RAGGED), 3, Net(model, checkpointing=True))
+    assert_equal(model, VARIANTS[name], rows(*RAGGED), 3, Net(model, checkpointing=True))
     monkeypatch.setattr(ops, "_KEEP", 0)
-    assert_equal(model, VARIANTS["v2"], rows(*RAGGED), 3)
+    assert_equal(model, VARIANTS[name], rows(*RAGGED), 3)
 
 
-def test_tail_is_taken_off_and_replaced_by_the_block_padding(model: Transformer) -> None:
-    v2 = VARIANTS["v2"].bound(MASK, EOS)
+@pytest.mark.parametrize("name", ["v2", "context-causal"])
+def test_tail_is_taken_off_and_replaced_by_the_block_padding(model: Transformer, name: str) -> None:
+    v2 = VARIANTS[name].bound(MASK, EOS)
     plain, tailed = (v2(Net(model), rows(*RAGGED, tail=t), rng(3)) for t in (0, 6))
     assert torch.equal(plain.total, tailed.total)
 
@@ -184,8 +202,9 @@ def test_a_mask_id_in_the_data_is_an_ordinary_token(model: Transformer) -> None:
     assert_equal(model, VARIANTS["v2"], dataclasses.replace(batch, ids=ids), 3)
 
 
-def test_nothing_to_say_is_a_loss_of_zero(model: Transformer) -> None:
-    loss = VARIANTS["v2"].bound(MASK, EOS)(Net(model), rows((8, 8), (5, 5)), rng())
+@pytest.mark.parametrize("name", ["v2", "context-causal"])
+def test_nothing_to_say_is_a_loss_of_zero(model: Transformer, name: str) -> None:
+    loss = VARIANTS[name].bound(MASK, EOS)(Net(model), rows((8, 8), (5, 5)), rng())
     loss.total.backward()
     assert (loss.total.item(), loss.metrics["masked"], loss.metrics["positions"]) == (0.0, 0.0, 0.0)
     model.zero_grad()
@@ -194,7 +213,8 @@ def test_nothing_to_say_is_a_loss_of_zero(model: Transformer) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(not (shutil.which("c++") or shutil.which("g++")), reason="torch.compile needs a C++ compiler")
 def test_compiled_layers_agree(model: Transformer) -> None:
-    assert_equal(model, VARIANTS["v2"], rows(*RAGGED), 3, Net(model, compiled=True))
+    for name in ("v2", "context-causal"):
+        assert_equal(model, VARIANTS[name], rows(*RAGGED), 3, Net(model, compiled=True))
 
 
 @pytest.mark.gpu
@@ -323,6 +343,21 @@ def test_without_shift_only_blocks_with_holes() -> None:
     assert computed(plan_of([[0]], 12, 4, 1)) == set()
 
 
+def test_clean_rows_that_speak_are_computed_and_no_others() -> None:
+    """Blocks of 4, answer from token 5 on: clean block 1 says up to token 8, clean block 2 tokens 9 to 11."""
+    masked, scored = torch.zeros(1, 1, 12, dtype=torch.bool), torch.zeros(1, 12, dtype=torch.bool)
+    masked[0, 0, [6, 8]], scored[0, 5:] = True, True
+    ids = torch.arange(3, 15)[None].unflatten(1, (-1, 4))
+    cut = (t.unflatten(-1, (-1, 4)) for t in (masked, scored))
+    plan = block_forward.plan(ids, next(cut), MASK, 1, True, "causal", next(cut))
+    assert computed(plan) == {(0, 0), (0, 1), (0, 2), (1, 1)}
+    assert plan.clean_position.tolist() == list(range(5, 12)) and plan.clean_row.tolist() == [0] * 7
+    for at, position in zip(plan.clean_speakers.tolist(), plan.clean_position.tolist(), strict=True):
+        assert plan.ids[at] == ids.flatten()[position - 1] and plan.positions[at] == position - 1
+    first = plan.speakers[plan.position == 8]
+    assert int(plan.layout.copy[first // 4]) == 0, "a block's first token is read from the clean row before it"
+
+
 def test_positions_count_the_computed_rows(model: Transformer) -> None:
     """A batch of answers computes less than three copies of itself, padded."""
     batch = rows((16, 4), (24, 9), (20, 13))
@@ -367,6 +402,78 @@ def decode_block(denoiser: TransformerDenoiser, clean: torch.Tensor, index: int,
         ids = clean[b] if b < index else noisy
         out = denoiser(QueryBatch(ids, torch.arange(*query[0]), torch.arange(size), (lane,)), store)
     return out.hidden.clone()
+
+
+def test_hidden_states_of_a_causal_context_are_those_of_decoding(model: Transformer) -> None:
+    """The block cache prefills the prompt, opens each block and commits it with the next; both copies must agree."""
+    size, count = 8, 5
+    batch = rows((size * count, 13))
+    objective = BlockDiffusion(size, context="causal").bound(MASK, EOS)
+    cut = objective.blocks(batch)
+    masked, _ = objective.noise.masks(cut.scored, cut.count, rng(2))
+    plan = block_forward.plan(cut.ids, masked, MASK, 1, True, "causal", cut.scored)
+    every = dataclasses.replace(plan, speakers=torch.arange(plan.ids.numel()), clean_speakers=plan.speakers[:0])
+    with torch.no_grad():
+        trained = block_forward.hidden(Net(model), every).unflatten(0, (-1, size))
+    units = zip(plan.layout.copy.tolist(), plan.layout.index.tolist(), trained, strict=True)
+    trained_at = {(copy, index): states for copy, index, states in units}
+    seen = set()
+    for view, holes in enumerate(masked[:, 0], 1):
+        for index, clean, noisy in decoded_blocks(model, cut.ids[0], holes):
+            assert clean.shape[0] % size == 0
+            for block, states in enumerate(clean.unflatten(0, (-1, size)), index - clean.shape[0] // size):
+                assert torch.allclose(trained_at[0, block], states, atol=1e-9, rtol=0), (view, block)
+                seen.add((0, block))
+            assert torch.allclose(trained_at[view, index], noisy, atol=1e-9, rtol=0), (view, index)
+            seen.add((view, index))
+    assert {c for c, _ in seen} == {0, 1, 2} and len(seen) >= 10
+    assert {(c, i) for c, i in trained_at if c} <= seen
+
+
+def decoded_blocks(
+    model: Transformer, clean: torch.Tensor, holes: torch.Tensor
+) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
+    """(block, hidden states of the rows committed with it, of its own rows), for every block with holes."""
+    size = clean.shape[1]
+    traits = Traits(MASK, 1, BlockCausal(size, "causal"), (EOS,), grid_origin="zero")
+    denoiser, cache, state = TransformerDenoiser(model, traits), BlockCache(), 0
+    store = denoiser.new_store(1, clean.numel())
+    for b in holes.any(1).nonzero().flatten().tolist():
+        canvas = torch.cat([clean[:b].flatten(), clean[b].masked_fill(holes[b], MASK)])
+        decided = torch.cat([torch.ones(b * size, dtype=torch.bool), ~holes[b]])
+        request = Request("a", canvas, decided, int(decided.long().cumprod(0).sum()), strategy(cache=cache))
+        seq = Sequence(request, traits, canvas, decided, decided.clone(), open_holes=int((~decided).sum()))
+        start, need = state, torch.arange(state, (b + 1) * size)
+        plan, state = cache.plan(seq, (Block(b * size, (b + 1) * size),), need, len(canvas), state, Peers())
+        rows = torch.arange(*plan.query[0])
+        states = denoiser(QueryBatch(canvas[rows], rows, need - rows[0], (Lane(0, plan),)), store).hidden.clone()
+        assert state == plan.final == b * size
+        yield b, states[: b * size - start], states[b * size - start :]
+
+
+def test_clean_rows_of_a_causal_context_are_the_autoregressive_parent(model: Transformer) -> None:
+    """The added loss is the AR objective's on the answers, whatever else the batch computes."""
+    for batch in (rows(*RAGGED), rows(*RAGGED, tail=4)):
+        right = Autoregressive(prompt_loss=False).bound(MASK, EOS)(Net(model), batch, rng())
+        plain = BlockDiffusion(4, context="causal").bound(MASK, EOS)
+        half = dataclasses.replace(plain, ar_weight=0.5)
+        without, added = (o(Net(model), batch, rng(3)) for o in (plain, half))
+        assert added.metrics["ar_ce"] == pytest.approx(right.total.item(), abs=1e-6)
+        assert added.total.item() == pytest.approx(without.total.item() + 0.5 * right.total.item(), abs=1e-6)
+        assert "ar_ce" not in without.metrics and added.metrics["positions"] >= without.metrics["positions"]
+        parts = gradients(model, without.total), gradients(model, right.total)
+        for a, b, c in zip(*parts, gradients(model, added.total), strict=True):
+            assert torch.allclose(a + 0.5 * b, c, atol=1e-6)
+        assert half.held_out(Net(model), batch, rng(5)) == plain.held_out(Net(model), batch, rng(5))
+
+
+def test_the_context_matters_and_blocks_of_one_token_have_only_one(model: Transformer) -> None:
+    for size, same in ((4, False), (1, True)):
+        ours, other = (
+            BlockDiffusion(size, context=c).bound(MASK, EOS).held_out(Net(model), rows(*RAGGED), rng(3))  # type: ignore[arg-type]
+            for c in ("block", "causal")
+        )
+        assert ours[1] == other[1] and (abs(ours[0] - other[0]) < 1e-4) == same
 
 
 def test_the_nelbo_is_that_of_decoding_order(model: Transformer) -> None:
@@ -430,6 +537,12 @@ def test_block_losses_add_up_to_the_loss(model: Transformer) -> None:
         {"weight": "1/t"},
         {"pad": "pad"},
         {"pad_id": 3},
+        {"context": "prefix"},
+        {"context": "causal", "shift": 0},
+        {"ar_weight": 1.0},
+        {"context": "causal", "ar_weight": -0.1},
+        {"context": "causal", "ar_weight": float("inf")},
+        {"context": "causal", "ar_weight": float("nan")},
     ],
 )
 def test_bad_objectives_are_refused(bad: dict[str, object]) -> None:

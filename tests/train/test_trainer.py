@@ -288,3 +288,12 @@ def test_a_block_size_that_was_trained_is_written(tmp_path):
     with pytest.raises(ConfigError) as refused:
         published_config(found.model.cfg, BlockDiffusion(8, shift=0), ids, found.config)
     assert "objective" in refused.value.remedy
+
+
+@pytest.mark.parametrize(("before", "now"), [("block", "causal"), ("causal", "block")])
+def test_training_does_not_change_the_context_in_silence(tmp_path, before, now):
+    found = load_model(tiny_checkpoints.v2_checkpoint(tmp_path / "v2"))
+    ids = (found.traits.mask_id, found.traits.eos_ids[0])
+    config = published_config(found.model.cfg, BlockDiffusion(8, context=before), ids)
+    with pytest.raises(ConfigError, match=rf"objective.context; expected {before}, .*; got {now}"):
+        published_config(found.model.cfg, BlockDiffusion(8, context=now), ids, config)

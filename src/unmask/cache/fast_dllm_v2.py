@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from unmask.cache.plans import must_be_causal
+from unmask.core.errors import RequestError
 from unmask.core.spec import component, option
 from unmask.core.types import Block, BlockCausal, Candidates, Peers, Plan, Sequence, Span, Spans, Traits
 
@@ -49,6 +50,14 @@ class V2Cache:
 
     def init(self, seq: Sequence) -> Committed:
         must_be_causal(seq.traits, "v2_cache")
+        rule = seq.traits.attention
+        if isinstance(rule, BlockCausal) and rule.context == "causal":
+            raise RequestError(
+                "cache v2_cache",
+                expected="a model whose finished blocks are seen from both sides (Fast-dLLM v2)",
+                got="one with a causal context",
+                remedy="use block",
+            )
         shortest = seq.request.prompt_len if self.shortest is None else self.shortest
         origin = self.block if shortest == self.block else 0
         return Committed(origin, origin)

@@ -15,7 +15,8 @@ Kind = Literal["full", "partial", "shallow", "commit", "prefill"]
 
 def forward(seq: Sequence, query: Spans, need: Tensor, keep: Spans, horizon: int, kind: Kind) -> Plan:
     """Compute `query`, each row seeing what the model's attention allows among the rows that exist."""
-    return Plan(query, need, keep, seq.traits.attention.visible(query, horizon), kind)
+    visible = seq.traits.attention.visible(query, horizon, finished(seq, horizon))
+    return Plan(query, need, keep, visible, kind)
 
 
 def whole_blocks(traits: Traits, start: int, stop: int, horizon: int) -> Span:

@@ -34,8 +34,8 @@ EXAMPLES = """\
   unmask adapt ./parent --recipe recipes/nano_block.yaml --out child      data, optimiser and length from a file
   unmask adapt ./parent --recipe recipes/nano_block.yaml --out child --resume
 
-DIR is an ordinary checkpoint in Fast-dLLM v2's format when it is done (unmask generate --model DIR), with the
-training's own files under DIR/run and the comparison with the parent in DIR/report.json."""
+DIR is an ordinary checkpoint when it is done (unmask generate --model DIR), in Fast-dLLM v2's format or, with --context
+causal, in one of our own; the training's files are under DIR/run, the comparison with the parent in DIR/report.json."""
 KIND = "block-diffusion"
 OURS = ("start", "parent", "train.jsonl", "held_out.jsonl", "adapt.json")
 """What is made in DIR/run before the training begins."""
@@ -95,6 +95,20 @@ def _parser() -> Parser:
     parser.option(g, "--rows", type=integer(1), help="rows of a batch (default: 8)")
     g = parser.add_argument_group("training")
     parser.option(g, "--block", type=integer(1), help="positions per block (default: 32, or the recipe's)")
+    parser.option(
+        g,
+        "--context",
+        choices=["block", "causal"],
+        help="what rows of finished blocks see: block, all of their block, as published (default); causal, only what "
+        "comes before them, as in the parent: meant to keep more of its skill, but only unmask reads the format",
+    )
+    parser.option(
+        g,
+        "--ar-weight",
+        type=number(low=0),
+        metavar="W",
+        help="weight of the parent's next-token loss on the clean text, with --context causal (default: 1)",
+    )
     parser.option(g, "--steps", type=integer(1), help="optimiser steps")
     parser.option(g, "--tokens", type=number(above=0), help="data tokens instead of steps (1e9)")
     parser.option(g, "--lr", type=number(above=0), help="peak learning rate (default: 2e-5)")
@@ -197,6 +211,8 @@ def _prepare(args: argparse.Namespace, parent: str, run: Path, notices: Notices)
     raw = read_raw(Path(args.recipe)) if args.recipe else _raw(args, run, notices)
     flags = {
         "objective.block": args.block,
+        "objective.context": args.context,
+        "objective.ar_weight": args.ar_weight,
         "run.steps": args.steps,
         "optim.lr": args.lr,
         "lora.rank": args.lora,
@@ -211,6 +227,8 @@ def _prepare(args: argparse.Namespace, parent: str, run: Path, notices: Notices)
     if args.tokens is not None:
         raw.get("run", {}).pop("steps", None)
     raw["objective"] = {"kind": KIND, "block": 32, **raw.get("objective", {})}
+    if raw["objective"].get("context") == "causal":
+        raw["objective"] = {"ar_weight": 1.0, **raw["objective"]}
     objective = {k: v for k, v in raw["objective"].items() if k != "kind"}
     if raw["objective"]["kind"] != KIND:
         got = str(raw["objective"]["kind"])
@@ -297,6 +315,7 @@ def _report(args: argparse.Namespace, parent: str, ended: _Ended, held_out: _Hel
         "tokens": ended.tokens,
         "positions": round(ended.positions),
         "block": ended.recipe.objective.block,  # type: ignore[union-attr]
+        "context": ended.recipe.objective.context,  # type: ignore[union-attr]
         "held_out": _likelihoods(parent, out, ended, held_out.batches),
         "exact_match": _from_records(ended.recipe),
         "sides": [s.to_dict() for s in _sides(args, parent, out, held_out.questions)],

@@ -1,6 +1,7 @@
 """What exists, by kind: one line each (name, module path, meaning). Nothing is imported until it is asked for.
 
-Outside packages add lines by entry point (`unmask.policies`, `unmask.caches`, `unmask.schedules`, `unmask.models`).
+Outside packages add lines by entry point (`unmask.policies`, `unmask.caches`, `unmask.schedules`, `unmask.models`,
+`unmask.tasks`).
 """
 
 from __future__ import annotations
@@ -25,7 +26,14 @@ class Entry:
     meaning: str
 
 
-KINDS = {"policy": "policies", "cache": "caches", "schedule": "schedules", "model": "models", "profile": "profiles"}
+KINDS = {
+    "policy": "policies",
+    "cache": "caches",
+    "schedule": "schedules",
+    "model": "models",
+    "profile": "profiles",
+    "task": "tasks",
+}
 
 _LINES: dict[str, tuple[Entry, ...]] = {
     "policy": (
@@ -117,6 +125,11 @@ _LINES: dict[str, tuple[Entry, ...]] = {
             "unmask.models.fast_dllm:FAMILY",
             "Fast-dLLM v2 1.5B, 7B and checkpoints of that format (block diffusion)",
         ),
+        Entry(
+            "unmask_context_causal",
+            "unmask.models.context_causal:FAMILY",
+            "autoregressive models adapted with a causal context (block diffusion; NBDiff)",
+        ),
         Entry("sdar", "unmask.models.sdar:FAMILY", "SDAR (dense) checkpoints (block diffusion)"),
         Entry("qwen2", "unmask.models.qwen2:FAMILY", "autoregressive Qwen2 / Qwen2.5 checkpoints (baseline, parents)"),
         Entry("llama", "unmask.models.llama:FAMILY", "autoregressive Llama-shaped checkpoints (baseline, parents)"),
@@ -129,6 +142,41 @@ _LINES: dict[str, tuple[Entry, ...]] = {
             "dream", "unmask.engine.profiles:dream", "Dream diffusion_generate: eps schedule, zero-commit passes kept"
         ),
         Entry("fast-dllm-v2", "unmask.engine.profiles:fast_dllm_v2", "Fast-dLLM v2 generate: bonus tokens, commits"),
+    ),
+    "task": (
+        Entry(
+            "gsm8k",
+            "unmask.evals.tasks.gsm8k:Gsm8k",
+            "word problems with one number as answer (lm-eval layout; strict and flexible)",
+        ),
+        Entry("svamp", "unmask.evals.tasks.svamp:Svamp", "word problems of one step, 0-shot"),
+        Entry(
+            "math",
+            "unmask.evals.tasks.competition_math:Math",
+            "competition problems, answers in LaTeX (Minerva layout)",
+        ),
+        Entry(
+            "humaneval", "unmask.evals.tasks.humaneval:HumanEval", "Python functions to complete, judged by their tests"
+        ),
+        Entry("mbpp", "unmask.evals.tasks.mbpp:Mbpp", "short Python tasks, judged by their tests"),
+        Entry("mmlu", "unmask.evals.tasks.mmlu:Mmlu", "questions of 57 subjects, four letters by likelihood"),
+        Entry("arc", "unmask.evals.tasks.arc:Arc", "school science, easy or challenge, by likelihood"),
+        Entry("hellaswag", "unmask.evals.tasks.hellaswag:HellaSwag", "which ending follows, by likelihood"),
+        Entry("piqa", "unmask.evals.tasks.piqa:Piqa", "which of two ways reaches a goal, by likelihood"),
+        Entry("winogrande", "unmask.evals.tasks.winogrande:WinoGrande", "whom a sentence means, by likelihood"),
+        Entry("reversal", "unmask.evals.tasks.reversal:Reversal", "the line after or before a line of a poem (LLaDA)"),
+        Entry("infilling", "unmask.evals.tasks.infilling:Infilling", "a span of a text with both sides known"),
+        Entry(
+            "countdown",
+            "unmask.evals.tasks.countdown:Countdown",
+            "reach a number from three to five others (generated or a file)",
+        ),
+        Entry("sudoku", "unmask.evals.tasks.sudoku:Sudoku", "4x4 sudoku (generated or a file)"),
+        Entry(
+            "synthetic",
+            "unmask.evals.tasks.synthetic_task:Synthetic",
+            "this project's generated problems: copy, sort, sudoku, word problems, ...",
+        ),
     ),
 }
 

@@ -25,25 +25,43 @@ FILL, EDIT, REMASK = 1, 2, 3
 # ---- what a model is -------------------------------------------------------------------------------------------------
 
 
+Context = Literal["block", "causal"]
+"""How rows of finished blocks see their own block: from both sides, or each row only those up to itself."""
+
+
 @dataclass(frozen=True)
 class Full:
     """Every row sees every row that exists (LLaDA, Dream)."""
 
-    def visible(self, query: Spans, horizon: int) -> tuple[Run, ...]:
-        """Runs for the rows of `query`, cut by the rows that exist now."""
+    def visible(self, query: Spans, horizon: int, final: int = 0) -> tuple[Run, ...]:
+        """Runs for the rows of `query`, cut by the rows that exist now; `final` changes nothing here."""
         return ((rows_in(query), ((0, horizon),)),)
 
 
 @dataclass(frozen=True)
 class BlockCausal:
-    """A row sees its own block of `size` rows (grid from 0) and all before it; size 1 is autoregressive."""
+    """A row sees its own block of `size` rows (grid from 0) and all before it; size 1 is autoregressive.
+
+    Args:
+        context: "block", the same rule for all rows (published models); "causal", rows of finished blocks see the rows
+            up to themselves, as in an autoregressive model, and only an open block is seen from both sides
+            (the context-causal path of NBDiff, openreview 5gzBAI8Li7).
+    """
 
     size: int = 1
+    context: Context = "block"
 
-    def visible(self, query: Spans, horizon: int) -> tuple[Run, ...]:
-        """Runs for the rows of `query`: one per grid block they touch."""
+    def visible(self, query: Spans, horizon: int, final: int = 0) -> tuple[Run, ...]:
+        """Runs for the rows of `query`: one per grid block they touch, or per finished row of a causal context.
+
+        Args:
+            final: rows [0, final) belong to finished blocks.
+        """
         runs: list[Run] = []
         for a, b in query:
+            if self.context == "causal":
+                runs += [(1, ((0, p + 1),)) for p in range(a, min(b, final))]
+                a = max(a, min(b, final))
             while a < b:
                 stop = min((a // self.size + 1) * self.size, horizon)
                 count = min(stop, b) - a

@@ -360,6 +360,13 @@ def _check_v2_model(what: str, traits: Traits, family: str) -> None:
             got=f"{family}, shift {traits.shift}",
             remedy="Leave it out: the default profile decodes this model in its own blocks.",
         )
+    if isinstance(traits.attention, BlockCausal) and traits.attention.context != "block":
+        raise ConfigError(
+            what,
+            expected="a Fast-dLLM v2 model (finished blocks are seen from both sides)",
+            got=f"{family}, whose context is causal",
+            remedy="Leave it out: the default profile decodes this model exactly.",
+        )
 
 
 def _check_v2_parts(strategy: Strategy, traits: Traits, family: str) -> None:

@@ -41,6 +41,10 @@ POLICIES: dict[str, dict[str, Any]] = {
     "factor 0.5": {"policy": "factor(0.5)"},
     "factor 1": {"policy": "factor(1.0)"},
 }
+IN_ORDER: dict[str, dict[str, Any]] = {
+    f"threshold {t}, in order": {"policy": f'threshold({t}, order="left_to_right")'} for t in (0.95, 0.9, 0.7, 0.5)
+}
+"""Left to right, for models made from autoregressive ones."""
 CACHES = {
     "canvas": ("none", "prefix", "dual"),
     "block": ("none", "block", "sub_block"),
@@ -126,7 +130,12 @@ def strategy(model: Model, policy: str | None = None, cache: str | None = None) 
 def grid(model: Model) -> dict[str, dict[str, Any]]:
     """Accuracy against speed: one token per step, thresholds and factors, times the caches of this kind of model."""
     kind = kind_of(model.traits)
-    policies: dict[str, dict[str, Any]] = {"left to right": {}} if kind == "autoregressive" else POLICIES
+    choices: dict[str, dict[str, dict[str, Any]]] = {
+        "autoregressive": {"left to right": {}},
+        "block": {**POLICIES, **IN_ORDER},
+        "canvas": POLICIES,
+    }
+    policies = choices[kind]
     return {f"{name}, {c}": {**options, "cache": c} for name, options in policies.items() for c in CACHES[kind]}
 
 

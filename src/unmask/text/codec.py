@@ -54,6 +54,11 @@ class Codec:
         """Whether the checkpoint says how a conversation is written."""
         return "default" in self._files.templates
 
+    @property
+    def template(self) -> str | None:
+        """The chat template's own text."""
+        return self._files.templates.get("default")
+
     def render_chat(self, messages: Sequence[Message], add_generation_prompt: bool = True) -> str:
         """The conversation as text.
 

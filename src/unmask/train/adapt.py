@@ -61,7 +61,11 @@ def make_start(
         found = load_model(out, dtype="fp32", device="cpu")
         assert found.traits.mask_id is not None
         attention = found.traits.attention
-        if attention != BlockCausal(objective.block):
+        wanted = BlockCausal(objective.block, objective.context)
+        if isinstance(attention, BlockCausal) and attention.size == wanted.size and attention != wanted:
+            expected = f"{attention.context}, as in {out}"
+            raise ConfigError("objective.context (--context)", expected=expected, got=wanted.context)
+        if attention != wanted:
             size = attention.size if isinstance(attention, BlockCausal) else "none"
             raise ConfigError("objective.block (--block)", expected=f"{size}, as in {out}", got=str(objective.block))
         return Start(out, found.traits.mask_id, STORED[found.stored[0]])

@@ -1,7 +1,8 @@
 """Writes a trained model in the published format of its kind: config.json, model.safetensors, tokenizer, unmask.json.
 
 Enters: the model, its objective, its weights and the tokenizer's files. Leaves: a directory that loads like a published
-one: LLaDA, Dream (a LLaDA objective with shift), Fast-dLLM v2 or SDAR (block diffusion), Qwen2 or Llama.
+one: LLaDA, Dream (a LLaDA objective with shift), Fast-dLLM v2 or SDAR (block diffusion), Qwen2 or Llama. Block
+diffusion with a causal context has no published format: it gets a model type of ours and Fast-dLLM v2's keys.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from unmask.core.errors import ConfigError
 from unmask.models.config import TransformerConfig
+from unmask.models.context_causal import ARCHITECTURE, MODEL_TYPE
 from unmask.models.family import find_family
 from unmask.models.load import LoadedCheckpoint
 from unmask.models.save import save_checkpoint
@@ -79,6 +81,10 @@ def published_config(
     """
     parent = dict(parent or {})
     config = _of_kind(cfg, objective, ids, parent)
+    contexts = {"Fast_dLLM_Qwen": "block", MODEL_TYPE: "causal"}
+    before, now = (contexts.get(c.get("model_type", "")) for c in (parent, config))
+    if before and now and before != now:
+        raise ConfigError("objective.context", expected=f"{before}, as the checkpoint has it", got=now)
     if parent.get("model_type") == config["model_type"]:
         trained: dict[str, Any] = {k: config[k] for k in ("bd_size", "block_size") if k in config}
         config = {**config, **parent, "vocab_size": cfg.vocab_size, **trained}
@@ -108,7 +114,8 @@ def _of_kind(cfg: TransformerConfig, objective: Objective, ids: Ids, parent: Map
     assert isinstance(objective, BlockDiffusion)
     own: dict[str, Any] = {"mask_token_id": mask_id}
     if objective.shift:
-        names = ("Fast_dLLM_Qwen", "Fast_dLLM_QwenForCausalLM")
+        published = ("Fast_dLLM_Qwen", "Fast_dLLM_QwenForCausalLM")
+        names = published if objective.context == "block" else (MODEL_TYPE, ARCHITECTURE)
         own |= {"bd_size": objective.block}
     else:
         names = ("sdar", "SDARForCausalLM")

@@ -51,19 +51,23 @@ def rows(q: Tensor, k: Tensor, v: Tensor, runs: Sequence[tuple[int, tuple[Span, 
         return q
     if len(runs) == 1:
         return _span_rows(q, k, v, runs[0][1])
-    if _is_staircase(runs):
-        return _causal_rows(q, k, v, runs[0][1][0][0], runs[0][1][0][1])
     parts, at = [], 0
-    for count, spans in runs:
+    steps = _stairs(runs)
+    if steps > 1:
+        parts, at = [_causal_rows(q[:steps], k, v, *runs[0][1][0])], steps
+    for count, spans in runs[at:]:
         parts.append(_span_rows(q[at : at + count], k, v, spans))
         at += count
-    return torch.cat(parts)
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
-def _is_staircase(runs: Sequence[tuple[int, tuple[Span, ...]]]) -> bool:
-    """Single rows that each see one more key than the row before: causal decoding of a whole prefix."""
-    first = runs[0][1][0]
-    return all(n == 1 and spans == ((first[0], first[1] + i),) for i, (n, spans) in enumerate(runs))
+def _stairs(runs: Sequence[tuple[int, tuple[Span, ...]]]) -> int:
+    """Leading single rows that each see one more key than the row before: a causal prefix."""
+    start, stop = runs[0][1][0]
+    for i, (n, spans) in enumerate(runs):
+        if n != 1 or spans != ((start, stop + i),):
+            return i
+    return len(runs)
 
 
 def _causal_rows(q: Tensor, k: Tensor, v: Tensor, start: int, first_stop: int) -> Tensor:

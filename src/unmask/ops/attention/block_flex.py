@@ -25,7 +25,8 @@ class FlexBlockAttention:
     """The attention of one layout, as a layer calls it."""
 
     def __init__(self, layout: BlockLayout, device: torch.device) -> None:
-        self.mask = _block_mask(layout.block, *(bytes(t.to(torch.int32).numpy()) for t in layout.units), device)
+        units = [bytes(t.to(torch.int32).numpy()) for t in layout.units]
+        self.mask = _block_mask(layout.block, *units, layout.context == "causal", device)
         self.run = _compiled() if device.type == "cuda" else _flex
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
@@ -49,11 +50,11 @@ def _compiled() -> Callable[..., Tensor]:
 
 
 @lru_cache(maxsize=8)
-def _block_mask(block: int, row: bytes, index: bytes, copy: bytes, device: torch.device) -> BlockMask:
+def _block_mask(block: int, row: bytes, index: bytes, copy: bytes, causal: bool, device: torch.device) -> BlockMask:
     """Which tiles are whole, partly or not at all allowed.
 
-    Inside a granule (the greatest common divisor of block and tile) all tokens belong to one unit, so the rule is the
-    same for all of them. Padding up to whole tiles sees itself only.
+    Between two granules (of the greatest common divisor of block and tile) the rule is the same for all tokens; it is
+    not within one of a causal unit, which lies in a tile on the diagonal. Padding up to whole tiles sees itself only.
     """
     units = [torch.frombuffer(bytearray(t), dtype=torch.int32) for t in (row, index, copy)]
     tokens = [t.repeat_interleave(block).to(device) for t in (*units, torch.arange(len(units[0])))]
@@ -64,7 +65,10 @@ def _block_mask(block: int, row: bytes, index: bytes, copy: bytes, device: torch
 
     def allowed(batch: Any, head: Any, q: Any, k: Any) -> Any:
         earlier = (rows[q] == rows[k]) & (copies[k] == 0) & (indices[k] < indices[q])
-        return earlier | (own[q] == own[k])
+        same = own[q] == own[k]
+        if causal:
+            same = same & ((copies[q] > 0) | (k <= q))
+        return earlier | same
 
     granule = math.gcd(block, TILE)
     at = torch.arange(0, len(rows), granule, device=device)
@@ -75,6 +79,8 @@ def _block_mask(block: int, row: bytes, index: bytes, copy: bytes, device: torch
         some.append(seen.any(2).any(0))
         whole.append(seen.all(2).all(0))
     full = torch.stack(whole)
+    if causal:
+        full.diagonal().logical_and_(copies.view(tiles, TILE).amin(1) > 0)
     partial = torch.stack(some) & ~full
     return BlockMask.from_kv_blocks(*_ordered(partial), *_ordered(full), BLOCK_SIZE=TILE, mask_mod=allowed)
 

@@ -18,6 +18,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from unmask.core.types import Context
 from unmask.ops.attention.reference import Span
 
 _KEEP = 1 << 25  # attention weights per layer up to which the backward pass keeps them; beyond it they are made again
@@ -38,19 +39,24 @@ class BlockLayout:
     """Which units a batch computes, in the order of the flat batch: row [U], index [U], copy [U] (0 = clean).
 
     The clean units of a row are its first blocks without a gap, and reach up to every noisy unit of the row.
+    context: how a clean unit sees itself: from both sides ("block"), or each token only those up to itself ("causal").
     """
 
     block: int
     row: Tensor
     index: Tensor
     copy: Tensor
+    context: Context = "block"
 
     def mask(self) -> Tensor:
         """The rule written out, bool [U * block, U * block]: the definition of every path here."""
         row, index, copy, unit = (t.repeat_interleave(self.block) for t in (*self.units, torch.arange(len(self.row))))
         same_row = row[:, None] == row[None]
         earlier = same_row & (copy[None] == 0) & (index[None] < index[:, None])
-        return earlier | (unit[:, None] == unit[None])
+        own = unit[:, None] == unit[None]
+        if self.context == "causal":
+            own = own & ((copy[:, None] > 0) | torch.ones_like(own).tril())
+        return earlier | own
 
     def spans(self) -> list[tuple[int, tuple[Span, ...]]]:
         """The same rule as runs of `ops.attention.rows`; for layouts ordered by row."""
@@ -61,6 +67,9 @@ class BlockLayout:
                 first = unit
             own = (unit * size, (unit + 1) * size)
             before = (first * size, (first + index) * size)
+            if copy == 0 and self.context == "causal":
+                out += [(1, ((before[0], own[0] + i + 1),)) for i in range(size)]
+                continue
             spans = ((before[0], own[1]),) if copy == 0 else (before, own)
             out.append((size, tuple(s for s in spans if s[0] < s[1])))
         return out
@@ -70,7 +79,9 @@ class BlockLayout:
         return self.row, self.index, self.copy
 
 
-def arrange(clean: Tensor, noisy: Tensor, block: int, order: Literal["block", "row"]) -> BlockLayout:
+def arrange(
+    clean: Tensor, noisy: Tensor, block: int, order: Literal["block", "row"], context: Context = "block"
+) -> BlockLayout:
     """The layout of a batch.
 
     Args:
@@ -79,6 +90,7 @@ def arrange(clean: Tensor, noisy: Tensor, block: int, order: Literal["block", "r
         block: tokens of a block.
         order: "block" for the batched products (block by block: clean rows by falling number of blocks, then rows by
             falling number of noisy copies), "row" for flex_attention and spans (a row's units lie together).
+        context: how a clean unit sees itself.
     """
     count = noisy.shape[2]
     exists = torch.arange(count)[None] < clean[:, None]
@@ -93,7 +105,7 @@ def arrange(clean: Tensor, noisy: Tensor, block: int, order: Literal["block", "r
         kind = torch.where(copy == 0, 0, 1 + views - noisy[:, row, index].sum(0))
         rank = ((index * (views + 1) + kind) * len(clean) + place[row]) * (views + 1) + copy
     sort = rank.argsort()
-    return BlockLayout(block, row[sort], index[sort], copy[sort])
+    return BlockLayout(block, row[sort], index[sort], copy[sort], context)
 
 
 # --- batched products -------------------------------------------------------------------------------------------------
@@ -105,6 +117,7 @@ class _Group:
 
     before: clean keys that lie before the block. runs: neighbouring rows of the clean store that they belong to, in
     order. rows: the same as an index, None for a single run. clean: whether the units are in the store themselves.
+    causal: whether a token of a unit sees only those up to itself.
     """
 
     first: int
@@ -115,6 +128,12 @@ class _Group:
     runs: tuple[slice, ...]
     rows: Tensor | None
     clean: bool
+    causal: bool
+
+    @property
+    def biased(self) -> bool:
+        """Whether a token does not see all keys of its row."""
+        return self.causal or self.copies > 1
 
     @property
     def own(self) -> int:
@@ -154,12 +173,14 @@ class _Group:
             self.keys(out).copy_(grad[:, :, self.before :])
 
     def bias(self, heads: int, like: Tensor) -> Tensor:
-        """What is added to the scores, [1, queries or 1, keys]: two copies of a block do not see each other."""
-        if self.copies == 1:
+        """What is added to the scores, [1, queries or 1, keys]: two copies of a block do not see each other, a causal
+        one does not look ahead."""
+        if not self.biased:
             return like.new_zeros(1, 1, 1)
-        at = torch.arange(self.own, device=like.device) // self.block
+        at = torch.arange(self.own, device=like.device)
         bias = like.new_zeros(self.own, self.before + self.own)
-        bias[:, self.before :].masked_fill_(at[:, None] != at[None], -torch.inf)
+        unseen = at[:, None] < at[None] if self.causal else at[:, None] // self.block != at[None] // self.block
+        bias[:, self.before :].masked_fill_(unseen, -torch.inf)
         return bias.repeat(heads, 1)[None]
 
 
@@ -211,7 +232,8 @@ def _groups(layout: BlockLayout, place: dict[int, int], device: torch.device) ->
         seen = [place[r] for r in rows[at:stop:copies]] if block or clean else []
         runs = _runs(seen)
         order = torch.tensor(seen, device=device) if len(runs) > 1 else None
-        yield _Group(at * size, stop * size, copies, size, block * size, runs, order, clean)
+        causal = clean and layout.context == "causal"
+        yield _Group(at * size, stop * size, copies, size, block * size, runs, order, clean, causal)
         at = stop
 
 
@@ -252,7 +274,7 @@ def _parts(g: _Group, q: Tensor, k: Tensor, v: Tensor, ks: Tensor, vs: Tensor) -
     query = _queries(g, q, v)
     keys, values = g.seen(ks, k), g.seen(vs, v)
     bias = g.bias(q.shape[1] // v.shape[1], query).expand(len(query), query.shape[1], keys.shape[1])
-    scores = torch.baddbmm(bias, query, keys.mT, alpha=query.shape[2] ** -0.5, beta=1 if g.copies > 1 else 0)
+    scores = torch.baddbmm(bias, query, keys.mT, alpha=query.shape[2] ** -0.5, beta=1 if g.biased else 0)
     return query, keys, values, _softmax(scores)
 
 

@@ -8,6 +8,7 @@ ids as padding up to a whole block. `bd3lm`, `sdar` and `a2d` are the other publ
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
@@ -17,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from unmask.core.errors import ConfigError
+from unmask.core.types import Context
 from unmask.noise.block import BlockNoise
 from unmask.train import block_forward
 from unmask.train.batch import Batch
@@ -42,11 +44,15 @@ class Blocks:
 
 @dataclass(frozen=True)
 class _Spoken:
-    """Cross-entropy [n] of the tokens `plan` speaks for, and the masking probability [B, N, D] of the first view."""
+    """Cross-entropy [n] of the tokens `plan` speaks for, and the masking probability [B, N, D] of the first view.
+
+    ar: next-token cross-entropy [m] at the clean rows.
+    """
 
     blocks: Blocks
     plan: block_forward.BlockPlan
     ce: Tensor
+    ar: Tensor
     p: Tensor
 
     def at(self, t: Tensor) -> Tensor:
@@ -72,6 +78,11 @@ class BlockDiffusion:
             `pad_id`, trained like any other token.
         pad_id: the id of pad: pad.
         keep_first: the first token of a row is never masked.
+        context: "block" as published: finished blocks are seen from both sides, too; "causal": their rows see what
+            comes before them only, as the autoregressive parent's did, and a block's first token is read from the clean
+            row before it (NBDiff, openreview 5gzBAI8Li7).
+        ar_weight: with a causal context, next-token CE of the clean copy is added with this weight (NBDiff); it keeps
+            the parent's skill.
         mask_id, eos_id: filled in by `bound`.
     """
 
@@ -84,6 +95,8 @@ class BlockDiffusion:
     pad: Literal["mask", "eos", "pad"] = "mask"
     pad_id: int | None = None
     keep_first: bool = False
+    context: Context = "block"
+    ar_weight: float = 0.0
     mask_id: int | None = None
     eos_id: int | None = None
 
@@ -102,6 +115,21 @@ class BlockDiffusion:
             raise ConfigError(
                 "objective.weight 1/t goes with one draw of noise", expected="noise.draws 1", got=str(self.noise.draws)
             )
+        if self.context not in ("block", "causal"):
+            raise ConfigError("objective.context", expected="block or causal", got=str(self.context))
+        if self.context == "causal" and not self.shift:
+            raise ConfigError(
+                "objective.context causal needs the token shift of an autoregressive parent",
+                expected="objective.shift 1",
+                got="0",
+                remedy="leave shift out, or use context: block",
+            )
+        if not 0 <= self.ar_weight < math.inf or (self.ar_weight and self.context != "causal"):
+            raise ConfigError(
+                "objective.ar_weight",
+                expected="0 or more, and above 0 only with context: causal (else a clean row has seen its next token)",
+                got=f"{self.ar_weight} with context: {self.context}",
+            )
         if (self.pad == "pad") != (self.pad_id is not None):
             raise ConfigError("objective.pad_id belongs to pad: pad", got=f"pad: {self.pad}, pad_id: {self.pad_id}")
 
@@ -116,8 +144,12 @@ class BlockDiffusion:
     def __call__(self, net: Net, batch: Batch, rng: torch.Generator) -> Loss:
         spoken = self._speak(net, batch, rng)
         total = (spoken.ce * self._weights(spoken)).sum()
+        if spoken.ar.numel():
+            total = total + self.ar_weight * spoken.ar.mean()
         count = spoken.ce.numel()
+        told = {"ar_ce": spoken.ar.detach().mean().item()} if spoken.ar.numel() else {}
         metrics = {
+            **told,
             "loss": total.item(),
             "ce": spoken.ce.detach().mean().item() if count else 0.0,
             "masked": float(count),
@@ -132,7 +164,7 @@ class BlockDiffusion:
         the clean block before it, as decoding does.
         """
         noise = BlockNoise(stratified=True, complementary=False)
-        plain = dataclasses.replace(self, noise=noise, pad="mask", pad_id=None)
+        plain = dataclasses.replace(self, noise=noise, pad="mask", pad_id=None, ar_weight=0.0)
         spoken = plain._speak(net, batch, rng, clean_reads=True)
         return float((spoken.ce.detach() / spoken.at(spoken.p)).sum()), int(plain._count(spoken.blocks.scored).sum())
 
@@ -195,9 +227,12 @@ class BlockDiffusion:
     def _speak(self, net: Net, batch: Batch, rng: torch.Generator, clean_reads: bool = False) -> _Spoken:
         blocks = self.blocks(batch)
         masked, p = self._masks(blocks, rng)
-        plan = block_forward.plan(blocks.ids, masked, self._mask, self.shift, clean_reads)
-        target = blocks.ids.flatten(1)[plan.row, plan.position]
-        return _Spoken(blocks, plan, net.losses(block_forward.hidden(net, plan), target), p)
+        clean_reads = clean_reads or self.context == "causal"
+        told = blocks.scored if self.ar_weight else None
+        plan = block_forward.plan(blocks.ids, masked, self._mask, self.shift, clean_reads, self.context, told)
+        row, position = torch.cat([plan.row, plan.clean_row]), torch.cat([plan.position, plan.clean_position])
+        ce = net.losses(block_forward.hidden(net, plan), blocks.ids.flatten(1)[row, position])
+        return _Spoken(blocks, plan, ce[: len(plan.row)], ce[len(plan.row) :], p)
 
     def _reached(self, scored: Tensor) -> Tensor:
         """[B, N, D] without what nobody speaks for: the first token of a row, where the shift is one."""

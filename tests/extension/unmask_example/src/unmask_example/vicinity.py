@@ -6,6 +6,7 @@ from collections.abc import Sequence as Seq
 
 from torch import Tensor
 
+from unmask.cache.plans import finished
 from unmask.core.spec import component, option
 from unmask.core.types import Block, Candidates, Full, Peers, Plan, Sequence, Traits
 
@@ -33,7 +34,7 @@ class Vicinity:
             start = 0  # rows of one attention block must be of one forward; recomputing all before is the simple way
         lowest = int(need.min()) if need.numel() else horizon
         query = ((max(0, min(start, lowest)), min(stop, horizon)),)
-        visible = seq.traits.attention.visible(query, horizon)
+        visible = seq.traits.attention.visible(query, horizon, finished(seq, horizon))
         return Plan(query, need, query, visible, kind), open[0].start  # type: ignore[arg-type]
 
     def observe(self, probes: Seq[Tensor], candidates: Candidates, state: int) -> tuple[int, None]:
