@@ -57,6 +57,12 @@ def add_model(parser: Parser) -> None:
 
 def add_decoding(parser: Parser) -> None:
     """How an answer is decoded."""
+    g = parser.add_argument_group("all of it at once")
+    g.add_argument(
+        "--settings",
+        metavar="FILE",
+        help="decoding options of a TOML file (`unmask pareto` writes one); options here win",
+    )
     _add_length(parser)
     _add_strategy(parser)
     _add_sampling(parser)
@@ -205,6 +211,8 @@ def resolve(args: argparse.Namespace) -> tuple[DecodeOptions, int | None, list[s
     """
     warnings = [f"{args.spelled[n]} has no effect: {why}" for n, why in IGNORED.items() if args.spelled.get(n)]
     fields = {name: getattr(args, name) for name in DecodeOptions.__dataclass_fields__ if hasattr(args, name)}
+    if args.settings is not None:
+        fields |= _of_file(args)
     if args.cache is not None and (fields["use_cache"] or fields["dual_cache"]):
         raise InputError("--cache", expected="either --cache or the published --use_cache", got="both")
     if args.max_tokens is not None and args.gen_length is not None and args.max_tokens != args.gen_length:
@@ -213,9 +221,18 @@ def resolve(args: argparse.Namespace) -> tuple[DecodeOptions, int | None, list[s
     for kind in ("policy", "cache", "schedule"):
         if fields[kind] is not None:
             catalog.find(kind, spec.split(fields[kind])[0])
-    catalog.find("profile", args.profile)
-    tokens = args.max_tokens if args.max_tokens is not None else args.gen_length
+    catalog.find("profile", fields["profile"])
+    tokens = args.max_tokens if args.max_tokens is not None else fields["gen_length"]
     return DecodeOptions(**{**fields, "gen_length": tokens}), tokens, warnings
+
+
+def _of_file(args: argparse.Namespace) -> dict[str, object]:
+    """What --settings says and the command line does not."""
+    from unmask.engine.options_file import read_toml
+
+    found = read_toml(args.settings)
+    said = found.said() | ({} if found.profile == "default" else {"profile": found.profile})
+    return {name: value for name, value in said.items() if name not in args.spelled}
 
 
 def check_specs(options: DecodeOptions) -> None:

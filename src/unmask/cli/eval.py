@@ -7,9 +7,13 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from unmask.cli.eval_harness import main as harness
+from unmask.cli.eval_run import main as run
+from unmask.cli.eval_show import main as show
 from unmask.cli.nested import choose
 from unmask.cli.output import print_json
 from unmask.cli.parsing import Parser, integer
+from unmask.cli.postprocess import main as postprocess
 
 if TYPE_CHECKING:
     from unmask.evals.synthetic_eval import Score
@@ -24,7 +28,18 @@ EXAMPLES = """\
 
 def main(argv: Sequence[str]) -> int:
     """Runs the evaluation that is named."""
-    return choose("unmask eval", argv, {"synthetic": ("the held-out tasks of the embedded models", synthetic)})
+    actions = {
+        "run": ("a benchmark on a model (also: unmask eval --protocol NAME)", run),
+        "show": ("finished runs as a table", show),
+        "harness": ("tasks of lm-evaluation-harness (also: unmask eval --harness)", harness),
+        "synthetic": ("the held-out tasks of the embedded models", synthetic),
+        "postprocess": ("HumanEval samples of lm-eval, cleaned and run in the sandbox", postprocess),
+    }
+    if argv and argv[0].split("=")[0] == "--protocol":
+        return run(argv)
+    if argv and argv[0] == "--harness":
+        return harness(argv[1:])
+    return choose("unmask eval", argv, actions)
 
 
 def synthetic(argv: Sequence[str]) -> int:

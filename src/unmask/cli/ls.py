@@ -16,19 +16,21 @@ EXAMPLES = """\
   unmask ls                one line for everything
   unmask ls models         those inside this package, then the families: recommended settings, known problems
   unmask ls policies       with the arguments of each: --policy "threshold(threshold=0.8)"
-  unmask ls ops            which kernel would run here, and why"""
+  unmask ls ops            which kernel would run here, and why
+  unmask ls protocols      published evaluations: unmask eval --protocol NAME
+  unmask ls sandbox        what protects this machine when a model's code is run, tried out"""
 
 
 def main(argv: Sequence[str]) -> int:
     """Prints the list."""
-    parser = Parser("unmask ls", "Models, policies, caches, schedules and profiles by name.", EXAMPLES)
+    parser = Parser("unmask ls", "Models, policies, caches, schedules, profiles and benchmarks by name.", EXAMPLES)
     parser.add_argument(
-        "kind", nargs="?", choices=(*KINDS, "ops"), metavar="KIND", help=f"one of: {', '.join(KINDS)}, ops"
+        "kind", nargs="?", choices=(*KINDS, *TRIED), metavar="KIND", help=f"one of: {', '.join((*KINDS, *TRIED))}"
     )
     parser.add_argument("--json", action="store_true", help="one JSON value on stdout")
     args = parser.parse(argv)
-    if args.kind == "ops":
-        return _ops(args.json)
+    if args.kind in TRIED:
+        return TRIED[args.kind](args.json)
     if args.kind is None:
         return _short(args.json)
     rows = [_details(KINDS[args.kind], e) for e in catalog.entries(KINDS[args.kind]).values()]
@@ -49,7 +51,7 @@ def _short(as_json: bool) -> int:
         return 0
     for plural, lines in table.items():
         print(f"{plural}:\n{columns(list(lines.items()))}")
-    print("\nmore: unmask ls models | policies | caches | schedules | ops")
+    print("\nmore: unmask ls models | policies | caches | schedules | tasks | protocols | ops | sandbox")
     return 0
 
 
@@ -164,3 +166,37 @@ def _ops(as_json: bool) -> int:
     else:
         print(columns([(r["name"], r["kernel"], r["meaning"]) for r in rows], ""))
     return 0
+
+
+def _sandbox(as_json: bool) -> int:
+    """Every protection of the code sandbox: available, or why not."""
+    from unmask.evals.sandbox import PROTECTIONS, protections
+
+    found = protections()
+    if as_json:
+        print_json(found)
+    else:
+        print(columns([(name, found[name], meaning) for name, meaning in PROTECTIONS.items()], ""))
+    return 0
+
+
+def _protocols(as_json: bool) -> int:
+    """Published evaluations by name, with the figures that were printed for them."""
+    from unmask.evals.protocols import protocols
+
+    if as_json:
+        print_json([dataclasses.asdict(p) for p in protocols().values()])
+    else:
+        print(columns([(p.name, _figures(p.published), p.meaning) for p in protocols().values()], ""))
+    return 0
+
+
+def _figures(found: Any) -> str:
+    """Published accuracy and tokens per second; "-" where none was printed."""
+    accuracy = None if found is None else found.accuracy
+    speed = None if found is None else found.tokens_per_s
+    return f"{'-' if accuracy is None else f'{accuracy:g} %'} {'' if speed is None else f'{speed:g} tokens/s'}".strip()
+
+
+TRIED = {"ops": _ops, "sandbox": _sandbox, "protocols": _protocols}
+"""Lists that look at this machine, or beyond the catalog."""

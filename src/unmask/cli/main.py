@@ -33,12 +33,14 @@ COMMANDS: dict[str, str] = {
     "tokenizer": "train a tokenizer: `unmask tokenizer train`",
     "convert": "turn an old .pt or .bin file, or a GGUF file, into a safetensors checkpoint",
     "bench": "measure decoding: `unmask bench decode`",
-    "eval": "score a model: `unmask eval synthetic`",
+    "eval": "score a model on a benchmark: `unmask eval run TASK`",
+    "pareto": "quality beside speed: strategies of a model on a task, and the one to take",
+    "score": "how likely a model finds an answer: log p, its error, bits per token",
     "ls": "list models, policies, caches, schedules, profiles and kernels",
     "env": "versions and hardware, for bug reports",
 }
 
-HEAVY = ("generate", "chat", "verify", "train", "adapt", "bench", "eval")
+HEAVY = ("generate", "chat", "verify", "train", "adapt", "bench", "eval", "pareto", "score")
 """Commands that run models."""
 
 EXAMPLES = """\
