@@ -198,8 +198,8 @@ def test_the_profile_of_fast_dllm_v2_runs_from_the_command_line(cli: Run, tmp_pa
 def test_ls_says_what_the_switches_mean_per_family(cli: Run) -> None:
     told = {row["name"]: row["published as"] for row in json.loads(cli("ls", "caches", "--json").out)}
     assert told["prefix"] == {"--use_cache": "llada, Dream"}
-    assert told["block"]["--use_cache"].startswith("Fast_dLLM_Qwen, sdar")
-    assert list(told["sub_block"].values()) == ["Fast_dLLM_Qwen, sdar"]
+    assert told["block"]["--use_cache"].startswith("Fast_dLLM_Qwen, unmask_context_causal, sdar")
+    assert list(told["sub_block"].values()) == ["Fast_dLLM_Qwen, unmask_context_causal, sdar"]
     assert "--use_block_cache" in cli("ls", "caches").out
 
 

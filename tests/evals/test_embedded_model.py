@@ -148,7 +148,7 @@ def test_a_grid_has_the_caches_of_its_kind(name, caches):
     few = dict(list(ways.items())[: len(caches)])
     found = list(evaluate(model, ["copy"], 4, few))
     assert len({f.accuracy for f in found}) == 1  # one token per forward: no cache changes an answer here
-    assert [f.row_layers for f in found] == sorted((f.row_layers for f in found), reverse=True)
+    assert found[0].row_layers > max(f.row_layers for f in found[1:])  # the first is without a cache
 
 
 def test_one_strategy_by_default():
