@@ -141,6 +141,9 @@ def test_pass_at_k_is_the_unbiased_estimator() -> None:
 
 
 def test_mean_pass_at_k_has_an_interval() -> None:
+    none = mean_pass_at_k([(10, 0)] * 20, 5)
+    assert (none.value, none.low) == (0.0, 0.0)
+    assert 0.1 < none.high < 0.2, "20 failures do not show that nothing ever passes"
     one = mean_pass_at_k([(1, 1)] * 75 + [(1, 0)] * 25, 1)
     assert (one.value, one.tasks) == (0.75, 100)
     assert (one.low, one.high) == (pytest.approx(0.657, abs=1e-3), pytest.approx(0.825, abs=1e-3))

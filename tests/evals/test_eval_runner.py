@@ -140,6 +140,15 @@ def test_warnings_of_known_problems(model: Any) -> None:
     assert "without its chat template" in known_problems(Plan(model, setup(chat=False)))[0]
     base = replace(model, name="somewhere/Tiny-Base")
     assert not known_problems(Plan(base, setup(chat=False)))
+    greedy = setup(n_samples=3, options=DecodeOptions(temperature=0.0))
+    assert "mostly the same answer" in known_problems(Plan(model, greedy))[0]
+    assert not known_problems(Plan(model, setup(n_samples=3)))
+
+
+def test_a_prompt_that_does_not_fit_says_what_an_evaluation_can_change(model: Any) -> None:
+    with pytest.raises(InputError, match="item sum/0") as caught:
+        _ = Plan(model, setup(max_tokens=100_000)).asked
+    assert "fewer worked examples" in str(caught.value.remedy)
 
 
 # ---- resuming --------------------------------------------------------------------------------------------------------
@@ -200,6 +209,15 @@ def test_a_finished_run_is_only_shown(model: Any, tmp_path: Path) -> None:
     assert not (tmp_path / "run" / "samples_Sums.jsonl").exists()
     run(model, tmp_path / "run", samples=True)  # asked for later: made from the records
     assert len(records(tmp_path / "run", "samples_Sums.jsonl")) == 20
+
+
+@pytest.mark.parametrize("change", [{"run": {}}, {"cost": None}, {}])
+def test_a_results_file_of_something_else_is_refused(model: Any, tmp_path: Path, change: dict[str, Any]) -> None:
+    first = run(model, tmp_path / "run")
+    other = {k: v for k, v in {**first, **change}.items() if v is not None} if change else {"format": 1, "score": 1.0}
+    (tmp_path / "run" / "results.json").write_text(json.dumps(other))
+    with pytest.raises(RecordingError, match="the results of this run"):
+        run(model, tmp_path / "run")
 
 
 @pytest.mark.parametrize(

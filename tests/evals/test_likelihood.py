@@ -489,3 +489,10 @@ def test_refusals(traits: Traits, prompt: list[int], answer: list[int], given: d
 def test_block_models_without_a_shift_may_have_no_prompt() -> None:
     assert math.isfinite(log_likelihood(transformer(PLAIN_BLOCK), [], ANSWER).value)
     assert math.isfinite(log_likelihood(transformer(CAUSAL_CONTEXT), [4], ANSWER).value)
+
+
+@pytest.mark.parametrize("method", ["bound", "all_masks", "left_to_right"])
+def test_scores_that_are_not_numbers_fail(method: str) -> None:
+    broken = DenseDenoiser(lambda ids: torch.full((*ids.shape, 4), float("nan")), Traits(3), 4)
+    with pytest.raises(RunError, match="not numbers"):
+        log_likelihood(broken, [0], [1, 2], method=method)

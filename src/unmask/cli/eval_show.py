@@ -54,9 +54,10 @@ def _files(path: Path) -> list[Path]:
 
 def _read(path: Path) -> dict[str, Any]:
     from unmask.evals.runner.folder import read_json
+    from unmask.evals.runner.results import RESULTS
 
     found = read_json(path)
-    if "score" not in found or not isinstance(found.get("run"), dict):
+    if not found.keys() >= RESULTS or not isinstance(found["run"], dict):
         raise InputError(f"{path}", expected="the results of `unmask eval run`", got="another JSON file")
     return found
 

@@ -19,6 +19,7 @@ from unmask.core.errors import ConfigError
 from unmask.evals.pass_at_k import PassAtK, mean_pass_at_k
 from unmask.evals.sandbox import Limits, Outcome, run_many
 from unmask.evals.tasks.code_post import candidate_of, dropped, sanitize
+from unmask.sinks.files import reason
 
 TEXTS = (("doc", "task_id"), ("doc", "prompt"), ("doc", "entry_point"), ("target",), ("resps", 0, 0))
 """Where lm-eval keeps what is needed; all of it text."""
@@ -112,7 +113,8 @@ def read_samples(path: Path) -> list[dict[str, Any]]:
     try:
         lines = path.read_text("utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as e:
-        raise ConfigError(str(path), expected="a samples file (JSON lines, UTF-8)", got=str(e)) from e
+        got = reason(e) if isinstance(e, OSError) else "bytes that are not UTF-8"
+        raise ConfigError(str(path), expected="a samples file (JSON lines, UTF-8)", got=got) from None
     samples = [_sample(path, number, line) for number, line in enumerate(lines, 1) if line.strip()]
     if not samples:
         raise ConfigError(str(path), expected="at least one sample", got="an empty file")

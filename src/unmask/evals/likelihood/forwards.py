@@ -13,6 +13,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from unmask.core.errors import RunError
 from unmask.core.protocols import Denoiser
 from unmask.core.types import Batch, Lane, Plan, Traits
 from unmask.evals.likelihood.canvas import Canvas, Pair, lay_out
@@ -21,6 +22,7 @@ from unmask.models.transformer import Transformer
 from unmask.ops import attention as attn_op
 from unmask.ops.score import logits_of
 
+NOT_NUMBERS = "the model's scores are not numbers (NaN): damaged weights, or fp16 that overflowed; try bf16"
 HEAD_CELLS = 1 << 24
 """Rows times vocabulary that exist together."""
 SHEET_ROWS = 2048
@@ -101,6 +103,8 @@ class Speaker:
             total = mixed.logsumexp(-1)
             top, best = mixed.max(-1)
             right = mixed.gather(1, target[a : a + step, None]).squeeze(1)
+            if torch.isnan(right - total).any():
+                raise RunError(NOT_NUMBERS)
             out.append(((right - total).double().cpu(), best.cpu(), (top - total).double().cpu()))
         return tuple(torch.cat(t) for t in zip(*out, strict=True))  # type: ignore[return-value]
 

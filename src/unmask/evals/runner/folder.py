@@ -282,7 +282,8 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text("utf-8"))
     except (ValueError, UnicodeDecodeError) as error:
-        raise RecordingError(f"{path} is damaged", got=str(error)) from None
+        remedy = "Name another folder, or delete this file."
+        raise RecordingError(f"{path} is damaged", got=str(error), remedy=remedy) from None
     if not isinstance(value, dict):
         raise RecordingError(f"{path}", expected="a JSON object", got=type(value).__name__)
     return value

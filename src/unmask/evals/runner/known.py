@@ -36,6 +36,12 @@ def known_problems(plan: Plan) -> list[str]:
         found.append(f"{WITHOUT_TEMPLATE}; leave --raw out, unless you repeat a published run that had none")
     elif instruct and not model.has_chat:
         found.append("this checkpoint is called Instruct but has no chat template: its prompts go in as raw text")
+    if setup.n_samples > 1 and plan.settings.get("temperature", "").split()[:1] == ["0"]:
+        found.append(
+            f"{setup.n_samples} answers per item at temperature 0 are mostly the same answer; add --temperature"
+        )
+    if setup.bos and plan.chat:
+        found.append("--bos has no effect with a chat template, which writes its own beginning")
     if model.denoiser.head.weight.dtype.itemsize == 2 and setup.batch > 1:
         dtype = str(model.denoiser.head.weight.dtype).removeprefix("torch.")
         found.append(

@@ -25,6 +25,8 @@ from unmask.pipeline import Model
 from unmask.pipeline.ask import SEED_LIMIT, Ask, Prompt
 from unmask.pipeline.request import Prepared, need_codec, prepare_one, prompt_ids
 
+TOO_LONG = "Use fewer worked examples, as in gsm8k(shots=2), or a shorter answer (--max-tokens)."
+
 
 @dataclass(frozen=True)
 class Setup:
@@ -275,7 +277,8 @@ def _refuse_for_choice(setup: Setup) -> None:
 
 
 def _of_item(error: InputError, item: str) -> RequestError:
-    remedy = error.remedy or "Use fewer worked examples, as in gsm8k(shots=2), or a shorter answer (--max-tokens)."
+    too_long = error.what == "prompt and answer"
+    remedy = TOO_LONG if too_long else error.remedy
     return RequestError(f"item {item}: {error.what}", expected=error.expected, got=error.got, remedy=remedy)
 
 

@@ -16,6 +16,8 @@ from unmask.evals.pass_at_k import mean_pass_at_k
 
 COUNTING = "tokens that a reader sees: no prompt, no EOS or other special token, nothing behind a stop string"
 FORMAT = 1
+RESULTS = {"limited", "metric", "n", "score", "low", "high", "scores", "cost", "run", "model", "items_in_data"}
+"""What every results file has."""
 
 Record = Mapping[str, Any]
 

@@ -16,14 +16,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from unmask.core.errors import ConfigError
+from unmask.core.errors import ConfigError, RecordingError
 from unmask.evals.runner import environment
 from unmask.evals.runner.answers import answer_group
 from unmask.evals.runner.audit import audited, compare, drift
 from unmask.evals.runner.folder import FORMAT, PATIENCE, Folder, Group, ranks
 from unmask.evals.runner.known import known_problems
 from unmask.evals.runner.plan import Asked, Plan, Setup
-from unmask.evals.runner.results import summary, timing
+from unmask.evals.runner.results import RESULTS, summary, timing
 from unmask.evals.runner.samples import samples as lm_eval_samples
 from unmask.evals.sandbox import require
 from unmask.pipeline import Model
@@ -176,6 +176,7 @@ class _Run:
         """What happens until this process has nothing left to do."""
         results = folder.read(self.names["results.json"])
         if results is not None:
+            self._check_own(folder, results)
             if self.samples and not folder.rank and not (folder.path / self.names["samples"]).exists():
                 self._write_samples(folder, folder.lines(self.names["items.jsonl"]))
             folder.close()
@@ -202,6 +203,16 @@ class _Run:
             yield Finished(None, folder.path)
             return
         yield Finished(self._finish(folder), folder.path if kept else None)
+
+    def _check_own(self, folder: Folder, results: Mapping[str, Any]) -> None:
+        there = folder.manifest()
+        if there is None or results.get("run") != there["run"] or not results.keys() >= RESULTS:
+            raise RecordingError(
+                str(folder.path / self.names["results.json"]),
+                expected="the results of this run",
+                got="another JSON file",
+                remedy="Name another folder, or delete this file: the run is done again.",
+            )
 
     def _scores(self, records: Sequence[Mapping[str, Any]]) -> list[float]:
         return [r["scores"][self.plan.task.metric] for r in records]
