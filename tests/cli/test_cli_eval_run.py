@@ -135,3 +135,10 @@ def test_protocols_are_listed(cli: Run) -> None:
     assert "fast-dllm/gsm8k-5shot/prefix+parallel" in cli("ls", "protocols").out
     rows = {r["name"]: r for r in cli("ls", "protocols", "--json").json}
     assert rows["fast-dllm/gsm8k-5shot/prefix"]["published"]["accuracy"] == 79.5
+
+
+@pytest.mark.parametrize("given", [("--samples",), ("--extend",), ("--out", "")])
+def test_options_about_files_need_a_folder(cli: Run, llada: Path, given: tuple[str, ...]) -> None:
+    ran = cli("eval", "run", TASK, "--model", llada, *FAST, *given)
+    assert ran.code == 2
+    assert f"{given[0]}; expected " in ran.err

@@ -87,6 +87,16 @@ def test_wrong_lines_are_refused_before_the_model(cli: Run, given: tuple[str, ..
     assert "no-such-model" not in ran.err
 
 
+@pytest.mark.parametrize("dry", [(), ("--dry-run",)])
+def test_an_unknown_score_is_refused_before_anything_is_decoded(
+    cli: Run, llada: Path, tmp_path: Path, dry: tuple[str, ...]
+) -> None:
+    ran = cli("pareto", TASK, "--model", llada, *SHORT, "--out", tmp_path / "o", "--no-png", "--score", "nosuch", *dry)
+    assert ran.code == 2
+    assert "--score; expected one of: " in ran.err
+    assert not (tmp_path / "o").exists()
+
+
 def test_without_matplotlib_the_picture_is_refused_and_may_be_left_out(
     cli: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -49,6 +49,7 @@ def main(argv: Sequence[str]) -> int:
     """Prints the score; 0 when the run is complete."""
     args = _parser().parse(argv)
     notices = Notices(args.quiet)
+    _check_kept(args)
     options, tokens, warnings = resolve(args)
     protocol = _protocol(args, options)
     task = _task(args, protocol)
@@ -70,6 +71,16 @@ def main(argv: Sequence[str]) -> int:
     if args.dry_run:
         return _dry_run(args, plan, notices)
     return _run(args, plan, notices, rank, world, protocol)
+
+
+def _check_kept(args: argparse.Namespace) -> None:
+    """What is said about files needs a folder for them."""
+    if args.out is None:
+        for name in ("extend", "samples"):
+            if getattr(args, name):
+                raise InputError(f"--{name}", expected="--out DIR with it", got="none")
+    elif not str(args.out):
+        raise InputError("--out", expected="a folder for the run", got="nothing")
 
 
 # ---- the command line ------------------------------------------------------------------------------------------------

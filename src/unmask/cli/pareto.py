@@ -57,7 +57,7 @@ def main(argv: Sequence[str]) -> int:
     model = load_model(args, DecodeOptions(), notices)
     setup = _setup(args)
     candidates = _candidates(args, model, given)
-    planned = plans(model, setup, candidates)
+    planned = plans(model, setup, candidates, args.score)
     if args.dry_run:
         return _dry_run(args, candidates, planned)
     return _run(args, model, setup, candidates, planned, notices)
@@ -163,7 +163,7 @@ def _points(text: str) -> float:
 
 def _check(args: argparse.Namespace) -> None:
     """Everything that can be wrong before the model is read."""
-    if args.out is None and not args.dry_run:
+    if not args.out and not args.dry_run:
         raise InputError(
             "--out", expected="a folder for the answers and the plots", got="none",
             remedy="Add --out runs/pareto; --dry-run needs none.",

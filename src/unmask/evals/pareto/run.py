@@ -55,11 +55,15 @@ Event = Started | Done | Pareto
 Run = Generator["runner.Begun | runner.Decoded | runner.Finished", None, None]
 
 
-def plans(model: Model, setup: Setup, candidates: Sequence[Candidate]) -> list[Plan]:
+def plans(model: Model, setup: Setup, candidates: Sequence[Candidate], score: str | None = None) -> list[Plan]:
     """One plan per candidate; a length in a candidate's options wins over the setup's.
 
+    Args:
+        score: name of the score that will count, to be checked before anything is decoded.
+
     Raises:
-        InputError: a task whose answers are not written, too few items, or a strategy that the model refuses.
+        InputError: a task whose answers are not written, too few items, a score that the task does not have, or a
+            strategy that the model refuses.
     """
     if setup.n_samples != 1 or setup.audit is not None:
         raise ConfigError("setup", expected="one answer per item and no audit", got="others")
@@ -81,7 +85,19 @@ def plans(model: Model, setup: Setup, candidates: Sequence[Candidate]) -> list[P
             ) from None  # fmt: skip
         found.append(plan)
     check_halves([i.id for i in found[0].items])
+    if score is not None:
+        _check_score(found[0], score)
     return found
+
+
+def _check_score(plan: Plan, score: str) -> None:
+    """Refuses a score that an answer to the task does not get; programs are scored by their tests alone."""
+    if plan.task.kind == "code":
+        names = {plan.task.metric}
+    else:
+        names = set(plan.task.judge(plan.items[0], "").scores)
+    if score not in names:
+        raise ConfigError("--score", expected=f"one of: {', '.join(sorted(names))}", got=score)
 
 
 def forwards(plan: Plan, candidate: Candidate) -> tuple[int, int]:
@@ -116,7 +132,7 @@ def measure(
         InputError: anything that cannot be used; nothing has run then.
     """
     root = _folder(Path(out))
-    made = list(plans(model, setup, candidates) if planned is None else planned)
+    made = list(plans(model, setup, candidates, score) if planned is None else planned)
     with ExitStack() as stack:
         runs: list[Run] = []
         for candidate, plan in zip(candidates, made, strict=True):
