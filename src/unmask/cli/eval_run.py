@@ -135,12 +135,18 @@ def _add_kept(parser: Parser) -> None:
     g.add_argument("--quiet", "-q", action="store_true", help="no progress")
 
 
-def _add_kinds(parser: Parser) -> None:
+def add_programs(parser: Parser) -> argparse._ArgumentGroup:
+    """Options of the sandbox; the group, for more."""
     g = parser.add_argument_group("tasks whose answers are programs (docs/sandbox.md)")
     parser.option(g, "--confirm-run-unsafe-code", flag=True, help="your consent to run them (or HF_ALLOW_CODE_EVAL=1)")
     parser.option(g, "--weak-sandbox", flag=True, help="run them even where a protection is missing")
     g.add_argument("--timeout", type=number(above=0), default=3.0, metavar="S", help="seconds per program (default: 3)")
     g.add_argument("--workers", type=integer(1, 1024), metavar="N", help="programs at a time (default: one per core)")
+    return g
+
+
+def _add_kinds(parser: Parser) -> None:
+    g = add_programs(parser)
     parser.option(g, "--n-samples", type=integer(1, 10_000), default=1, metavar="N", help="answers per item")
     parser.option(g, "--pass-at", type=_numbers, default=(), metavar="K,...", help="also print pass@K")
     g = parser.add_argument_group("tasks whose choices are scored by likelihood")

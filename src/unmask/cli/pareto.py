@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unmask.cli.decoding import add_model, warn
-from unmask.cli.eval_run import limit_of
+from unmask.cli.eval_run import add_programs, limit_of
 from unmask.cli.output import Notices, columns, one_line, print_json
-from unmask.cli.parsing import Parser, integer, number
+from unmask.cli.parsing import Parser, integer
 from unmask.core import catalog, spec
 from unmask.core.errors import InputError
 from unmask.core.spec import MOST
@@ -73,7 +73,7 @@ def _parser() -> Parser:
     _add_choice(parser)
     _add_what(parser)
     _add_kept(parser)
-    _add_code(parser)
+    add_programs(parser)
     add_model(parser)
     return parser
 
@@ -128,14 +128,6 @@ def _add_kept(parser: Parser) -> None:
     form.add_argument("--markdown", action="store_true", help="the table as Markdown (default where nobody watches)")
     form.add_argument("--json", action="store_true", help="everything as JSON on stdout")
     g.add_argument("--quiet", "-q", action="store_true", help="no progress")
-
-
-def _add_code(parser: Parser) -> None:
-    g = parser.add_argument_group("tasks whose answers are programs (docs/sandbox.md)")
-    parser.option(g, "--confirm-run-unsafe-code", flag=True, help="your consent to run them (or HF_ALLOW_CODE_EVAL=1)")
-    parser.option(g, "--weak-sandbox", flag=True, help="run them even where a protection is missing")
-    g.add_argument("--timeout", type=number(above=0), default=3.0, metavar="S", help="seconds per program (default: 3)")
-    g.add_argument("--workers", type=integer(1, 1024), metavar="N", help="programs at a time (default: one per core)")
 
 
 def _numbers(text: str) -> tuple[int, ...]:

@@ -26,7 +26,7 @@ from unmask.evals.likelihood import log_likelihoods
 from unmask.evals.likelihood.score import resolve_method
 from unmask.evals.likelihood.text import encode_pair
 from unmask.evals.runner.known import LIKELIHOOD_ON_INSTRUCT, WITHOUT_TEMPLATE, is_instruct
-from unmask.evals.runner.plan import item_seed
+from unmask.evals.runner.plan import bos_text, item_seed
 from unmask.evals.tasks.gsm8k import BOXED
 from unmask.pipeline import Generation, Model
 from unmask.pipeline.ask import Ask, Prompt
@@ -196,14 +196,7 @@ class HarnessModel(LM):  # type: ignore[misc]
         return self._begin() + edited, False, False
 
     def _begin(self) -> str:
-        """The text of the tokenizer's first token, where raw prompts begin with it."""
-        if not self.bridge.bos:
-            return ""
-        codec = need_codec(self.model)
-        token = codec.named("bos_token")
-        if token is None:
-            raise ConfigError("bos", expected="a tokenizer with a bos_token", got="none here")
-        return codec.decode([token], skip_special=False)
+        return bos_text(self.model) if self.bridge.bos else ""
 
     def _stops(self, request: Any, given: Mapping[str, Any]) -> tuple[str, ...]:
         if self.bridge.whole_code and str(dict(request.doc).get("task_id", "")).lower().startswith("humaneval"):

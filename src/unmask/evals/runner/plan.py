@@ -195,7 +195,7 @@ class Plan:
 
     def _prompt(self, question: Question) -> Prompt:
         if not self.chat:
-            return self._begin() + question.text
+            return (bos_text(self.model) if self.setup.bos else "") + question.text
         return question.messages or ({"role": "user", "content": question.text},)
 
     def _template(self, question: Question) -> str | None:
@@ -206,16 +206,6 @@ class Plan:
             raise ConfigError(self.spec, expected="a raw text to fill", got="a chat template", remedy="Add --raw.")
         holes = len(need_codec(self.model).encode(question.span))
         return f"[[{holes}]]" + question.suffix.replace("[[", r"\[[")
-
-    def _begin(self) -> str:
-        """The text of the tokenizer's first token, where raw prompts begin with it."""
-        if not self.setup.bos:
-            return ""
-        codec = need_codec(self.model)
-        token = codec.named("bos_token")
-        if token is None:
-            raise ConfigError("bos", expected="a tokenizer with a bos_token", got="none here")
-        return codec.decode([token], skip_special=False)
 
     def _choice(self, index: int, item: Item, question: Question, prompt: str) -> Asked:
         if len(question.choices) < 2:
@@ -285,3 +275,12 @@ def _of_item(error: InputError, item: str) -> RequestError:
 def as_messages(prompt: Prompt) -> list[Mapping[str, str]] | str:
     """A prompt in the form that JSON keeps."""
     return prompt if isinstance(prompt, str) else [dict(m) for m in prompt if isinstance(m, Mapping)]
+
+
+def bos_text(model: Model) -> str:
+    """The text of the tokenizer's first token, for raw prompts that begin with it."""
+    codec = need_codec(model)
+    token = codec.named("bos_token")
+    if token is None:
+        raise ConfigError("bos", expected="a tokenizer with a bos_token", got="none here")
+    return codec.decode([token], skip_special=False)

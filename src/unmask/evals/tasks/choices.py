@@ -12,8 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-from unmask.evals.task import Item, Kind, Question, Verdict
-from unmask.evals.tasks.data import Record
+from unmask.core.spec import option
+from unmask.evals.task import Data, Item, Kind, Question, Verdict
+from unmask.evals.tasks.data import Benchmark, Record
 from unmask.evals.tasks.layout import Worked, asked
 
 
@@ -55,6 +56,22 @@ class Chosen:
     def question(self, item: Item, shots: Sequence[Item]) -> Question:
         worked = [(str(s.fields["query"]), str(s.fields["candidates"][int(s.fields["gold"])])) for s in shots]
         return chosen(str(item.fields["query"]), item.fields["candidates"], worked)
+
+
+@dataclass(frozen=True)
+class FirstShots(Chosen):
+    """Those whose worked examples are the first ones of the train split, none by default."""
+
+    metric: ClassVar[str] = "acc_norm"
+    default_shots: ClassVar[int] = 0
+    benchmark: ClassVar[Benchmark]
+    shots: int = option(0, low=0, high=64, help="worked examples: the first ones of the train split")
+
+    def load(self, data: str | None, split: str) -> Data:
+        return self.benchmark.load(data, split, self.shots)
+
+    def question(self, item: Item, shots: Sequence[Item]) -> Question:
+        return super().question(item, shots[: self.shots])
 
 
 def right(record: Record, value: object, count: int) -> int:

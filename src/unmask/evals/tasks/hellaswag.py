@@ -7,12 +7,10 @@ test split has no labels, so "test" means the split "validation", as everywhere 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from unmask.core.spec import component, option
-from unmask.evals.task import Data, Item, Question
-from unmask.evals.tasks.choices import Chosen, right
+from unmask.core.spec import component
+from unmask.evals.tasks.choices import FirstShots, right
 from unmask.evals.tasks.data import Benchmark, Record
 
 
@@ -41,15 +39,7 @@ DATA = Benchmark(
 
 
 @component("hellaswag")
-class HellaSwag(Chosen):
+class HellaSwag(FirstShots):
     """HellaSwag (Zellers et al. 2019, arXiv 1905.07830), lm-eval layout."""
 
-    metric: ClassVar[str] = "acc_norm"
-    default_shots: ClassVar[int] = 0
-    shots: int = option(0, low=0, high=64, help="worked examples: the first ones of the train split")
-
-    def load(self, data: str | None, split: str) -> Data:
-        return DATA.load(data, split, self.shots)
-
-    def question(self, item: Item, shots: Sequence[Item]) -> Question:
-        return super().question(item, shots[: self.shots])
+    benchmark: ClassVar[Benchmark] = DATA

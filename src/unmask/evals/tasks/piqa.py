@@ -6,12 +6,10 @@ means the split "validation".
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from unmask.core.spec import component, option
-from unmask.evals.task import Data, Item, Question
-from unmask.evals.tasks.choices import Chosen, right
+from unmask.core.spec import component
+from unmask.evals.tasks.choices import FirstShots, right
 from unmask.evals.tasks.data import Benchmark, Record
 
 
@@ -31,15 +29,7 @@ DATA = Benchmark(
 
 
 @component("piqa")
-class Piqa(Chosen):
+class Piqa(FirstShots):
     """PIQA (Bisk et al. 2020, arXiv 1911.11641), lm-eval layout."""
 
-    metric: ClassVar[str] = "acc_norm"
-    default_shots: ClassVar[int] = 0
-    shots: int = option(0, low=0, high=64, help="worked examples: the first ones of the train split")
-
-    def load(self, data: str | None, split: str) -> Data:
-        return DATA.load(data, split, self.shots)
-
-    def question(self, item: Item, shots: Sequence[Item]) -> Question:
-        return super().question(item, shots[: self.shots])
+    benchmark: ClassVar[Benchmark] = DATA
