@@ -37,9 +37,12 @@ def test_every_format_gives_the_same_items(tmp_path: Path, suffix: str) -> None:
     if suffix.endswith(".gz"):
         raw = gzip.compress(raw)
     elif suffix.endswith(".zst"):
-        raw = pytest.importorskip("zstandard").compress(raw)
+        raw = pytest.importorskip("zstandard", reason="zstandard (extra `eval`) is not installed").compress(raw)
     if suffix == ".parquet":
-        pa, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+        pa, parquet = (
+            pytest.importorskip("pyarrow", reason="pyarrow (for parquet files) is not installed"),
+            pytest.importorskip("pyarrow.parquet", reason="pyarrow (for parquet files) is not installed"),
+        )
         parquet.write_table(pa.Table.from_pylist(STORIES), path)
     else:
         path.write_bytes(raw)
@@ -154,9 +157,9 @@ def test_another_benchmarks_file_is_refused(tmp_path: Path, spec: str, records: 
 )
 def test_damaged_files_are_refused(tmp_path: Path, name: str, raw: bytes, word: str) -> None:
     if name.endswith(".zst"):
-        pytest.importorskip("zstandard")
+        pytest.importorskip("zstandard", reason="zstandard (extra `eval`) is not installed")
     if name.endswith(".parquet"):
-        pytest.importorskip("pyarrow")
+        pytest.importorskip("pyarrow", reason="pyarrow (for parquet files) is not installed")
     (tmp_path / name).write_bytes(raw)
     with pytest.raises(ConfigError, match=word):
         load("gsm8k(shots=0)", tmp_path / name)

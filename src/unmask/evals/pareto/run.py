@@ -21,12 +21,11 @@ from unmask.evals.pareto.result import FORMAT, Measured, Pareto, analyse, check_
 from unmask.evals.pareto.strategies import Candidate
 from unmask.evals.runner import Setup, evaluate
 from unmask.evals.runner.answers import decode
-from unmask.evals.runner.folder import read_json, read_lines, write_json
+from unmask.evals.runner.folder import claim, read_json, read_lines, write_json
 from unmask.evals.runner.known import known_problems
 from unmask.evals.runner.plan import Plan
 from unmask.evals.synthetic_eval import ONE_PER_STEP
 from unmask.pipeline import Model
-from unmask.sinks.files import reason
 
 RUNS, STARTS = "strategies", "starts.json"
 
@@ -167,17 +166,8 @@ def measure(
 
 def _folder(root: Path) -> Path:
     """A folder that is new, empty, or one of a comparison."""
-    if root.exists() and not root.is_dir():
-        raise InputError(f"--out {root}", expected="a folder", got="a file")
-    if root.is_dir() and not (root / RUNS).is_dir() and any(root.iterdir()):
-        raise InputError(
-            f"--out {root}", expected="a new folder, or one of a comparison", got="a folder with other files",
-            remedy="Name another folder.",
-        )  # fmt: skip
-    try:
-        (root / RUNS).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"--out {root}", expected="a folder that can be written", got=reason(error)) from None
+    begun = (root / RUNS).is_dir()
+    claim(root, RUNS, "a comparison", begun or not root.is_dir() or not any(root.iterdir()))
     return root
 
 

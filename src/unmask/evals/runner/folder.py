@@ -49,17 +49,8 @@ class Folder:
 
     def __init__(self, path: Path, rank: int = 0, world: int = 1) -> None:
         self.path, self.rank, self.world = path, rank, world
-        if path.exists() and not path.is_dir():
-            raise InputError(f"--out {path}", expected="a folder", got="a file")
-        if path.is_dir() and not (path / MANIFEST).exists() and any(not _ours(p) for p in path.iterdir()):
-            raise InputError(
-                f"--out {path}", expected="a new folder, or one of a run", got="a folder with other files",
-                remedy="Name another folder.",
-            )  # fmt: skip
-        try:
-            (path / PARTS).mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"--out {path}", expected="a folder that can be written", got=reason(error)) from None
+        begun = (path / MANIFEST).exists()
+        claim(path, PARTS, "a run", begun or not path.is_dir() or all(_ours(p) for p in path.iterdir()))
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -317,3 +308,25 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 def ranks(world: int, mine: int) -> Sequence[int]:
     """The other processes."""
     return [r for r in range(world) if r != mine]
+
+
+def claim(path: Path, inside: str, owner: str, free: bool) -> None:
+    """Makes `path` and the folder `inside` it.
+
+    Args:
+        owner: what such a folder belongs to, in words. free: whether nothing foreign lies in it.
+
+    Raises:
+        InputError: a file, a folder with other things, or one that cannot be written.
+    """
+    if path.exists() and not path.is_dir():
+        raise InputError(f"--out {path}", expected="a folder", got="a file")
+    if not free:
+        expected = f"a new folder, or one of {owner}"
+        raise InputError(
+            f"--out {path}", expected=expected, got="a folder with other files", remedy="Name another folder."
+        )
+    try:
+        (path / inside).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--out {path}", expected="a folder that can be written", got=reason(error)) from None
