@@ -7,8 +7,6 @@ Enters: a samples file (JSON lines). Leaves: `<file>.cleaned` beside it, with th
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +17,7 @@ from unmask.core.errors import ConfigError
 from unmask.evals.pass_at_k import PassAtK, mean_pass_at_k
 from unmask.evals.sandbox import Limits, Outcome, run_many
 from unmask.evals.tasks.code_post import candidate_of, dropped, sanitize
-from unmask.sinks.files import reason
+from unmask.sinks.files import reason, write_text
 
 TEXTS = (("doc", "task_id"), ("doc", "prompt"), ("doc", "entry_point"), ("target",), ("resps", 0, 0))
 """Where lm-eval keeps what is needed; all of it text."""
@@ -95,7 +93,7 @@ def postprocess(
         if progress is not None:
             progress(rows[-1], len(rows), len(samples))
     cleaned = path.with_name(path.name + ".cleaned")
-    _write_whole(cleaned, "".join(json.dumps(row.to_dict()) + "\n" for row in rows))
+    write_text(cleaned, "".join(json.dumps(row.to_dict()) + "\n" for row in rows))
     lost = {
         row.task_id: names
         for row, s in zip(rows, samples, strict=True)
@@ -153,26 +151,6 @@ def _score(rows: Sequence[Cleaned]) -> PassAtK:
     """A task that occurs several times (repeated sampling) counts once, with all its samples."""
     drawn, passed = Counter(r.task_id for r in rows), Counter(r.task_id for r in rows if r.outcome.passed)
     return mean_pass_at_k([(n, passed[task]) for task, n in drawn.items()], 1)
-
-
-def _write_whole(path: Path, text: str) -> None:
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o666 & ~_umask())
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current
 
 
 def failures(rows: Sequence[Cleaned]) -> Iterator[tuple[str, str]]:
