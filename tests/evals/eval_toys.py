@@ -106,7 +106,8 @@ def oracle(directory: Path, task: Any, data: Any, answer: Callable[[Item], str],
     for item in data.items:
         asked = task.question(item, data.shots)
         raw = chat is False
-        prompt = base.codec.encode(asked.text) if raw else base.codec.encode_chat(list(asked.messages))
+        text = asked.text if raw else base.codec.render_chat(list(asked.messages))
+        prompt = base.codec.encode(text + asked.begun)
         known[tuple(prompt)] = base.codec.encode(answer(item))
     denoiser = Oracle(base.traits, base.vocab_size, known)
     return Model(denoiser, base.codec, base.kind, base.config, "oracle", directory)  # type: ignore[arg-type]

@@ -201,6 +201,25 @@ def test_a_damaged_line_in_the_middle_is_named(model: Any, tmp_path: Path) -> No
         run(model, tmp_path / "cut")
 
 
+@pytest.mark.parametrize("records", [[1, 2, 3, 4], [{}], [{"index": 0, "sample": 0, "scores": {}}] * 4])
+def test_a_line_with_other_records_is_named(model: Any, tmp_path: Path, records: list[Any]) -> None:
+    interrupted(model, tmp_path / "cut", 1)
+    line = {"stage": "answers", "keys": [[0, 0], [1, 0], [2, 0], [3, 0]], "records": records, "cost": {}}
+    (tmp_path / "cut" / "parts" / "rank0.jsonl").write_text(json.dumps(line) + "\n")
+    with pytest.raises(RecordingError, match="line 1 is damaged"):
+        run(model, tmp_path / "cut")
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe\x00", b'{"index": 0}\n', b"[]\n"])
+def test_damaged_items_are_named_where_they_are_read_again(model: Any, tmp_path: Path, content: bytes) -> None:
+    run(model, tmp_path / "run", setup(limit=4))
+    (tmp_path / "run" / "items.limit-4.jsonl").write_bytes(content)
+    with pytest.raises(RecordingError, match=r"limit-4\.jsonl line 1"):
+        run(model, tmp_path / "run", setup(limit=4), samples=True)
+    with pytest.raises(RecordingError, match=r"limit-4\.jsonl line 1"):
+        run(model, tmp_path / "run", setup(limit=8), extend=True)
+
+
 def test_a_finished_run_is_only_shown(model: Any, tmp_path: Path) -> None:
     first = run(model, tmp_path / "run")
     events = list(evaluate(model, setup(), tmp_path / "run"))
@@ -211,7 +230,7 @@ def test_a_finished_run_is_only_shown(model: Any, tmp_path: Path) -> None:
     assert len(records(tmp_path / "run", "samples_Sums.jsonl")) == 20
 
 
-@pytest.mark.parametrize("change", [{"run": {}}, {"cost": None}, {}])
+@pytest.mark.parametrize("change", [{"run": {}}, {"cost": None}, {}, {"score": "x"}, {"cost": {"nfe": 1}}])
 def test_a_results_file_of_something_else_is_refused(model: Any, tmp_path: Path, change: dict[str, Any]) -> None:
     first = run(model, tmp_path / "run")
     other = {k: v for k, v in {**first, **change}.items() if v is not None} if change else {"format": 1, "score": 1.0}
@@ -281,7 +300,9 @@ def test_a_limit_that_holds_all_items_is_none(model: Any, tmp_path: Path) -> Non
 # ---- the folder ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"format": 9, "run": {}}', '{"format": 1}'])
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", '{"format": 9, "run": {}}', '{"format": 1}', '{"format": 1, "run": {}, "notes": 1}']
+)
 def test_a_damaged_manifest_is_refused(model: Any, tmp_path: Path, content: str) -> None:
     interrupted(model, tmp_path / "run", 1)
     (tmp_path / "run" / "run.json").write_text(content)
@@ -398,3 +419,11 @@ def test_scores_between_0_and_1_get_an_interval_over_items() -> None:
     assert found["score"] == pytest.approx(0.5)
     assert found["interval"].startswith("normal")
     assert 0 <= found["low"] < 0.5 < found["high"] <= 1
+
+
+def test_scores_that_are_all_the_same_are_not_certain() -> None:
+    rows = [{"index": 0, "scores": {"s": v}, "extracted": "x", "tokens": 1, "nfe": 1} for v in (0, 1)]
+    found = summary(rows, "s", (1,))
+    assert (found["score"], found["interval"]) == (0.5, "Wilson 95 %")
+    assert found["low"] < 0.1 < 0.9 < found["high"]
+    assert found["pass_at"]["1"]["low"] < 0.1

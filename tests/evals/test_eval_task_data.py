@@ -115,6 +115,7 @@ def test_test_means_validation_where_the_test_split_has_no_labels(tmp_path: Path
         ("mbpp", FUNCTIONS, ["is not mbpp", "'test_list'"]),
         ("mbpp", [{**PROGRAMS[0], "test_list": ["import os"]}], ["assert statements"]),
         ("mbpp", [{**PROGRAMS[0], "test_list": "assert 1"}], ["a list of texts"]),
+        ("mbpp", [{**PROGRAMS[0], "test_imports": "import math"}], ["a list of texts in 'test_imports'"]),
         ("math", STORIES, ["is not math", "not GSM8K's"]),
         ("math", [{"problem": "1 + 1?", "solution": "2"}], [r"\boxed{}"]),
         ("svamp", STORIES, ["is not svamp", "a number in 'Answer'"]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -280,6 +281,21 @@ def test_humaneval_cuts_at_stop_strings_only_where_published(tmp_path: Path) -> 
         stops[spec] = task.question(task.load(str(tmp_path), "test").items[0], ()).until
     assert stops["humaneval"] == () and stops["humaneval(post='plain')"] == stops["humaneval(stops=True)"]
     assert stops["humaneval(stops=True)"] == ("\nclass", "\ndef", "\n#", "\nif", "\nprint")
+
+
+def test_humaneval_instruct_asks_as_lm_eval_does(tmp_path: Path) -> None:
+    task, data = loaded(replace(of("humaneval"), spec="humaneval(prompt='instruct', post='plain')"), tmp_path)
+    item, code = data.items[0], str(data.items[0].fields["prompt"])
+    asked = task.question(item, ())
+    wish = "Write a solution to the following problem and make sure that it passes the tests:"
+    assert asked.text == f"{wish}\n```python\n{code}\n```\n" == asked.messages[-1]["content"]
+    assert asked.begun == f"Here is the completed function:\n```python\n{code}\n"
+    assert asked.until == ("\nclass", "\ndef", "\n#", "\nif", "\nprint")
+    solution = str(item.fields["canonical_solution"])
+    for post in ("plain", "clean", "published"):
+        task = catalog.parse("task", f"humaneval(prompt='instruct', post={post!r})")
+        assert score(task, item, f"{solution}\n```\nIt is done.") == {"pass@1": 1.0}
+        assert score(task, item, "    return None\n```") == {"pass@1": 0.0}
 
 
 # --- infilling, planning ----------------------------------------------------------------------------------------------

@@ -262,6 +262,9 @@ def test_known_problems_of_instruct_checkpoints_are_said(
         (["--tasks", "gsm8k_own", "--published-likelihood"], "fast_dllm_v2"),
         (["--tasks", "gsm8k_own", "--apply-chat-template", "rag"], "or default"),
         (["--tasks", "missing.yaml"], "no task file"),
+        (["--tasks", ","], "at least one task"),
+        (["--tasks", "gsm8k_own", "--limit", "1.5"], "a number of items from 1, or a share below 1"),
+        (["--tasks", "gsm8k_own", "--gen-kwargs", "temperature=0,until"], "name=value"),
     ],
 )
 def test_what_cannot_be_done_is_refused(
@@ -279,12 +282,61 @@ def test_what_cannot_be_done_is_refused(
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("until: ", "until: 5, other: ", "until of the task; expected a text, or a list of texts"),
+        ("task: ", "task: [", "a task's file; expected YAML"),
+        ("metric: exact_match", "metric: !function nowhere.there", "the tasks"),
+        ("/test.jsonl", "/nothing.jsonl", "the tasks' data and metrics"),
+    ],
+)
+def test_a_broken_task_file_is_refused(
+    old: str,
+    new: str,
+    message: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    isolated(monkeypatch, tmp_path)
+    root = gsm8k_task(tmp_path / "own", STORIES[:1])
+    (file,) = root.glob("*.yaml")
+    text = file.read_text("utf-8")
+    assert old in text
+    file.write_text(text.replace(old, new, 1))
+    path = tiny_checkpoints.llada_checkpoint(tmp_path / "llada", max_sequence_length=512)
+    assert main(["eval", "harness", "--model", str(path), "--dtype", "fp32", "--tasks", str(file)]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_task_may_be_named_by_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, llada: Model) -> None:
+    isolated(monkeypatch, tmp_path)
+    root = arc_task(tmp_path / "own", SCIENCE[:2])
+    from unmask.evals.harness.run import Wanted, run
+
+    lm = wrap(llada, scoring=Scoring("bound", 16, 16))
+    by_name, by_file = run(lm, Wanted(["arc_challenge_own"], str(root))), run(lm, Wanted([str(root / "arc.yaml")]))
+    assert by_name is not None and by_file is not None
+    (named,), (filed,) = by_name["results"].values(), by_file["results"].values()
+    assert filed["acc,none"] == named["acc,none"] and by_file["n-samples"] == by_name["n-samples"]
+
+
 def test_an_old_or_missing_lm_eval_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     assert require()
-    monkeypatch.setattr("unmask.evals.harness.version", lambda name: "0.4.2")
+    there = {"lm-eval": "0.4.2", "transformers": "5.0.0"}
+    monkeypatch.setattr("unmask.evals.harness.version", there.__getitem__)
     with pytest.raises(ConfigError, match=r"0\.4\.2") as refused:
         require()
     assert "unmask[harness]" in refused.value.remedy and OLDEST == (0, 4, 8)
+    there["lm-eval"] = "0.4.9.1"
+    with pytest.raises(ConfigError, match=r"0\.4\.10 or later beside transformers 5\.0\.0") as refused:
+        require()
+    there["transformers"] = "4.57.6"
+    assert "transformers<5" in refused.value.remedy and require() == "0.4.9.1"
+    there["lm-eval"] = "0.4.9.2"
+    with pytest.raises(ConfigError, match=r"but not 0\.4\.9\.2"):
+        require()
 
 
 # ---- published lines -------------------------------------------------------------------------------------------------

@@ -135,7 +135,7 @@ def test_two_processes_answer_as_one(
     models: dict[str, Path], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     isolated(monkeypatch, tmp_path)
-    line = next(theirs for theirs, _ in rows() if "LLaDA-8B-Base',gen" in theirs)
+    line = next(theirs for theirs, _ in rows() if "LLaDA-8B-Base',gen" in theirs) + " --batch_size 1"
     assert main(replaced(line, models, folder, tmp_path / "one")) == 0
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -153,5 +153,30 @@ def test_two_processes_answer_as_one(
         assert helper.wait(300) == 0
     finally:
         helper.kill()
+    assert [s["resps"] for s in samples(tmp_path / "two")] == [s["resps"] for s in samples(tmp_path / "one")]
+    assert scores(tmp_path / "two") == scores(tmp_path / "one")
+
+
+LAUNCHERS = {
+    "accelerate": ["launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "0"],
+    "torchrun": ["--standalone", "--nproc_per_node=2"],
+}
+"""Where two processes are asked for: the lines of the table leave it to the machine's settings, or its GPUs."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_a_published_line_runs_under_its_own_launcher(
+    launcher: str, models: dict[str, Path], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if launcher == "accelerate":
+        pytest.importorskip("accelerate", reason="accelerate is not installed")
+    isolated(monkeypatch, tmp_path)
+    line = next(theirs for theirs, _ in rows() if theirs.startswith(launcher)) + " --batch_size 1"
+    assert main(replaced(line, models, folder, tmp_path / "one")) == 0
+    module = ["torch.distributed.run"] if launcher == "torchrun" else ["accelerate.commands.accelerate_cli"]
+    words = [*module, *LAUNCHERS[launcher], "-m", "unmask", *replaced(line, models, folder, tmp_path / "two")]
+    place = {"OMP_NUM_THREADS": "1", "HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1"}
+    subprocess.run([sys.executable, "-m", *words], env={**os.environ, **place}, check=True, timeout=600)
     assert [s["resps"] for s in samples(tmp_path / "two")] == [s["resps"] for s in samples(tmp_path / "one")]
     assert scores(tmp_path / "two") == scores(tmp_path / "one")

@@ -237,6 +237,14 @@ def test_strategies_take_turns_and_a_stopped_run_goes_on(
     assert last(model, tmp_path / "b").to_dict() == whole.to_dict()
 
 
+@pytest.mark.parametrize("content", ["{", "{}", '{"starts": [1]}'])
+def test_a_damaged_list_of_starts_is_named(model: Model, tmp_path: Path, content: str) -> None:
+    (tmp_path / "run" / "strategies").mkdir(parents=True)
+    (tmp_path / "run" / "starts.json").write_text(content)
+    with pytest.raises(InputError, match=r"starts\.json is damaged"):
+        last(model, tmp_path / "run")
+
+
 def test_more_strategies_and_more_items_keep_what_is_there(model: Model, tmp_path: Path) -> None:
     part = replace(SETUP, limit=6)
     found: Any = None
@@ -307,6 +315,25 @@ def test_every_mark_is_inside_the_picture(axis: str, speeds: tuple[float, float]
     at = [float(v) for name, v in seen.attributes if name in ("cx", "x1", "x2") and v is not None]
     up = [float(v) for name, v in seen.attributes if name in ("cy", "y1", "y2") and v is not None]
     assert min(at) >= 0 and max(at) <= 860 and min(up) >= 0 and max(up) <= 440
+
+
+@pytest.mark.parametrize("speeds", [(1.0, 1.01, 1.02, 1.03, 1.04), (1.0, 19.0, 19.2, 19.4, 20.0)])
+def test_names_in_the_picture_do_not_touch(
+    speeds: tuple[float, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from unmask.evals.pareto import picture
+
+    pytest.importorskip("matplotlib")
+    boxes: list[tuple[float, float, float, float]] = []
+    place = picture._name
+    monkeypatch.setattr(picture, "_name", lambda *given: boxes.extend(place(*given)))
+    ends = [made(f"a strategy of some length, {k}", [1] * (40 - k) + [0] * k, s, not k) for k, s in enumerate(speeds)]
+    picture.write_png(analyse(ends, "tokens_per_forward", "exact", 0.5, ABOUT), tmp_path / "p.png")
+    assert len(boxes) == 5  # all on the frontier
+    for i, a in enumerate(boxes):
+        assert all(picture._shared(a, b) == 0 for b in boxes[:i])
+    none = analyse([replace(e, tokens_per_s=None) for e in ends], "tokens_per_s", "exact", 0.5, ABOUT)
+    picture.write_png(none, tmp_path / "none.png")
 
 
 # ---- strategies ------------------------------------------------------------------------------------------------------

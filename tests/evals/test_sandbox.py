@@ -14,6 +14,7 @@ import pytest
 
 from unmask.core.errors import ConfigError
 from unmask.evals.sandbox import AVAILABLE, PROTECTIONS, Limits, Outcome, consent, protections, run, run_code, run_many
+from unmask.evals.sandbox.filter import REFUSED, TABLES, system_call_filter
 
 LINUX = sys.platform == "linux"
 MB = 1 << 20
@@ -89,6 +90,8 @@ def test_a_good_program_passes_and_costs_little() -> None:
         ("x = '\\x00'\n\x00", "source code"),
         ("import os\nfor fd in range(64):\n    try: os.write(fd, b'0' * 32)\n    except OSError: pass\nassert False", "exit code"),
         ("import os\nos.write = lambda *a: 0\nassert False", "exit code 1"),
+        ("import os\nos._exit = lambda code: None\nassert False", "AssertionError"),
+        ("import os\nos.write = os._exit = lambda *a: 0\nassert False", "exit code 0"),
         ("import os, builtins\nbuiltins.exec = builtins.compile = None\nos._exit(0)", "exit code 0"),
     ],
 )  # fmt: skip
@@ -149,6 +152,31 @@ def test_memory_is_limited_per_process_and_together() -> None:
     many = "import os, time\nfor _ in range(4):\n    if not os.fork(): x = bytearray(b'1') * 80_000_000; time.sleep(60)\ntime.sleep(60)"
     outcome = ran(many, limits=Limits(memory_bytes=200 * MB))
     assert outcome.status == "memory"
+
+
+@walled
+@pytest.mark.skipif(not LINUX, reason="system calls of Linux")
+def test_no_memory_that_belongs_to_no_process() -> None:
+    """Shared anonymous maps that are unmapped again, System V segments and nameless files escape every other limit."""
+    head = "import ctypes\nlibc = ctypes.CDLL(None, use_errno=True)\n"
+    for call in ("shmget(0, 1 << 20, 0o1600)", "msgget(0, 0o1600)", "semget(0, 9, 0o1600)", "memfd_create(b'x', 0)"):
+        outcome = ran(f"{head}assert libc.{call} == -1\nassert ctypes.get_errno() == 1, ctypes.get_errno()")
+        assert outcome.passed, (call, outcome)
+    assert ran("import mmap\nmmap.mmap(-1, 1 << 20)").detail.startswith("PermissionError")
+    assert ran("open('/dev/zero')").detail.startswith("FileNotFoundError")  # shared maps of it are the same
+    fine = "import mmap\nwith open('f', 'w+b') as f:\n    f.truncate(9)\n    mmap.mmap(f.fileno(), 9)[0] = 1\n"
+    assert ran(fine + "mmap.mmap(-1, 9, flags=mmap.MAP_PRIVATE)[0] = 1").passed
+
+
+def test_the_filter_of_an_unknown_machine_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert {len(system_call_filter(m) or b"") % 8 for m in TABLES} == {0}
+    assert {len(refused) for _, refused, _ in TABLES.values()} == {len(REFUSED)}
+    assert system_call_filter("riscv64") is None
+    if LINUX:
+        monkeypatch.setattr(run.platform, "machine", lambda: "riscv64")
+        assert "not known here" in protections()["system call filter"]
+        with pytest.raises(ConfigError, match="no system call filter"):
+            run_code("pass", timeout=20.0)
 
 
 @walled
@@ -267,6 +295,12 @@ for address in (("127.0.0.1", 22), ("1.1.1.1", 53)):
     s = socket.socket()
     s.settimeout(0.2)
     assert s.connect_ex(address) != 0
+for family in range(64):  # vsock, for one, would reach the host of a virtual machine
+    try:
+        socket.socket(family, socket.SOCK_STREAM).close()
+    except OSError:
+        continue
+    assert family in (1, 2, 10), family
 """
     outcome = ran(program)
     assert outcome.passed, outcome
@@ -292,11 +326,11 @@ print(int(re.search(r"VmHWM:\\s*(\\d+)", Path("/proc/self/status").read_text())[
 
 @walled
 @pytest.mark.skipif(not LINUX, reason="reads /proc")
-def test_nothing_survives_a_killed_runner() -> None:
+def test_nothing_survives_a_killed_runner(tmp_path: Path) -> None:
     mark = f"m{uuid.uuid4().hex[:10]}"
     program = f"import ctypes, time\nctypes.CDLL(None).prctl(15, b'{mark}')\ntime.sleep(60)"
     code = f"from unmask.evals.sandbox import run_code\nrun_code({program!r}, timeout=60)"
-    runner = subprocess.Popen([sys.executable, "-c", code])
+    runner = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "TMPDIR": str(tmp_path)})
     try:
         until = time.monotonic() + 10
         while not processes_with(mark[:15]) and time.monotonic() < until:
@@ -306,9 +340,10 @@ def test_nothing_survives_a_killed_runner() -> None:
         runner.kill()
         runner.wait()
     until = time.monotonic() + 5
-    while processes_with(mark) and time.monotonic() < until:
+    while (processes_with(mark) or any(tmp_path.iterdir())) and time.monotonic() < until:
         time.sleep(0.05)
     assert processes_with(mark) == []
+    assert list(tmp_path.iterdir()) == []
 
 
 @walled

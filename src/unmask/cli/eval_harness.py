@@ -17,6 +17,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from unmask.cli.decoding import add_decoding, add_model, check_specs, resolve, warn
+from unmask.cli.eval_run import limit_of
 from unmask.cli.output import Notices, print_json
 from unmask.cli.parsing import Parser, integer, number
 from unmask.cli.processes import device_of, place
@@ -88,7 +89,7 @@ def _add_tasks(parser: Parser) -> None:
     parser.option(g, "--tasks", nargs="+", metavar="A,B", required=True, help="tasks of lm-eval, or YAML files")
     parser.option(g, "--include-path", metavar="DIR", help="a directory with YAML tasks of your own")
     parser.option(g, "--num-fewshot", type=integer(0), metavar="N", help="worked examples (default: the task's)")
-    parser.option(g, "--limit", type=number(above=0), metavar="N", help="the first N documents, or a share: 0.1")
+    parser.option(g, "--limit", type=limit_of, metavar="N", help="the first N documents, or a share: 0.1, 10%%")
     parser.option(
         g, "--model-args", metavar="A=1,B=2", help=f"for --model {', '.join(SCRIPT_NAMES)}: arguments of that script"
     )
@@ -194,15 +195,17 @@ def _wanted(args: argparse.Namespace) -> Wanted:
         raise InputError("--apply-chat-template", expected="no name, or default", got=args.apply_chat_template)
     if args.log_samples and args.output_path is None:
         raise InputError("--log-samples", expected="--output-path DIR beside it", got="none")
+    odd = [part for part in (args.gen_kwargs or "").split(",") if part and "=" not in part]
+    if odd:
+        raise InputError("--gen-kwargs", expected="name=value,name=value", got=odd[0])
     agreed = bool(args.confirm_run_unsafe_code) or os.environ.get("HF_ALLOW_CODE_EVAL") == "1"
     if agreed:
         consent(True, os.environ)
-    limit = args.limit
     return Wanted(
         tasks=[t for word in args.tasks for t in word.split(",") if t],
         include=args.include_path,
         num_fewshot=args.num_fewshot,
-        limit=int(limit) if limit is not None and limit >= 1 else limit,
+        limit=args.limit,
         chat=args.apply_chat_template is not None,
         multiturn=args.fewshot_as_multiturn,
         system=args.system_instruction,

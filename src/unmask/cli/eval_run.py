@@ -37,7 +37,7 @@ EXAMPLES = """\
   unmask eval run "synthetic(task='sort', count=100)"                       the embedded model, nothing is kept
   unmask eval run gsm8k --model DIR --data FILE --limit 100 --out runs/gsm8k
   unmask eval run gsm8k --model DIR --data DIR2 --dry-run                   the first prompts and the settings
-  unmask eval run humaneval --model DIR --data FILE --confirm-run-unsafe-code --n-samples 5 --pass-at 1,5
+  unmask eval run humaneval --model DIR --confirm-run-unsafe-code --temperature 0.8 --n-samples 5 --pass-at 1,5
   unmask eval --protocol fast-dllm/gsm8k-5shot/dual+parallel --model DIR --data DIR2 --out DIR3 --compare
   unmask eval run gsm8k --model DIR --data DIR2 --cache dual --audit 5% --out DIR3
   torchrun --nproc-per-node 8 -m unmask eval run gsm8k --model DIR --data DIR2 --out DIR3"""
@@ -312,7 +312,7 @@ def _other(args: argparse.Namespace, plan: Plan) -> Model | None:
 def _say_begun(event: Begun, plan: Plan, notices: Notices) -> None:
     warn(notices, list(event.warnings))
     settings = ", ".join(f"{name} {value}" for name, value in plan.settings.items())
-    notices.say(f"settings: {settings}" if settings else f"scoring: {plan.setup.scoring}")
+    notices.say(f"settings: {settings}" if settings else f"scoring: {plan.setup.scoring.words}")
     if event.done:
         notices.say(f"going on: {event.done} answers are there already")
 
@@ -347,6 +347,7 @@ def _dry_run(args: argparse.Namespace, plan: Plan, notices: Notices) -> int:
         "longest_prompt": max(len(a.ids) for a in plan.asked),
         "forwards": f"{answers * least} to {answers * most} ({least} to {most} per answer; an early end makes fewer)",
         **{f"settings.{name}": value for name, value in plan.settings.items()},
+        **({} if plan.settings else {"scoring": plan.setup.scoring.words}),
     }
     codec = plan.model.codec
     shown = [codec.decode(a.ids, skip_special=False) if codec is not None else str(a.ids) for a in plan.asked[:2]]

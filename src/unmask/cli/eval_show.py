@@ -54,10 +54,10 @@ def _files(path: Path) -> list[Path]:
 
 def _read(path: Path) -> dict[str, Any]:
     from unmask.evals.runner.folder import read_json
-    from unmask.evals.runner.results import RESULTS
+    from unmask.evals.runner.results import is_results
 
     found = read_json(path)
-    if not found.keys() >= RESULTS or not isinstance(found["run"], dict):
+    if not is_results(found):
         raise InputError(f"{path}", expected="the results of `unmask eval run`", got="another JSON file")
     return found
 
@@ -67,7 +67,11 @@ def _timing(results: Path) -> dict[str, Any] | None:
     from unmask.evals.runner.folder import read_json
 
     path = results.with_name(results.name.replace("results", "timing", 1))
-    return read_json(path) if path.is_file() else None
+    found = read_json(path) if path.is_file() else None
+    shape = {"decoding": dict, "sessions": list}
+    if found is not None and not all(isinstance(found.get(name), kind) for name, kind in shape.items()):
+        raise InputError(f"{path}", expected="the times of `unmask eval run`", got="another JSON file")
+    return found
 
 
 def _row(path: Path, results: Mapping[str, Any]) -> tuple[str, ...]:
@@ -117,10 +121,14 @@ def line_of(results: Mapping[str, Any]) -> str:
     lines = [f"{results['run']['task']} on {results['model']}: {_score(results)}, {_items(results)} items{part}"]
     others = [f"{n} {s['score']:.1%}" for n, s in results["scores"].items() if n != results["metric"]]
     others += [
-        f"pass@{k} {p['score']:.1%} ({p['low']:.1%} to {p['high']:.1%})" for k, p in results.get("pass_at", {}).items()
+        f"pass@{k} {p['score']:.1%} ({p['low']:.1%} to {p['high']:.1%})"
+        for k, p in results.get("pass_at", {}).items()
+        if f"pass@{k}" != results["metric"]
     ]
     if others:
         lines.append("  other scores: " + ", ".join(others))
+    if "programs" in results:
+        lines.append("  programs: " + _programs(results["programs"]))
     costs = f"  per answer: {cost['nfe']:.1f} forwards, {cost['tokens']:.1f} tokens"
     if "tokens_per_forward" in cost:
         costs += f", {cost['tokens_per_forward']:.2f} tokens per forward, {cost['row_layers']:.0f} rows x layers"
@@ -133,6 +141,12 @@ def line_of(results: Mapping[str, Any]) -> str:
             f"{audit['answers_that_differ']['share']:.1%} of the answers"
         )
     return "\n".join(lines)
+
+
+def _programs(ends: Mapping[str, int]) -> str:
+    """How the programs ended; a time limit on a busy machine says little about a program."""
+    late = "; time is the wall clock's: on a busy machine raise --timeout or lower --workers"
+    return ", ".join(f"{count} {status}" for status, count in ends.items()) + (late if "timeout" in ends else "")
 
 
 def compared(results: Mapping[str, Any], protocol: Protocol, folder: Path | None) -> str:

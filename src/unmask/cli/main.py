@@ -78,7 +78,7 @@ def _report(error: BaseException) -> int:
         _line("unmask: interrupted")
         return 130
     if isinstance(error, UnmaskError):
-        _line(f"unmask: error: {error}")
+        _line(f"unmask: error: {'; '.join([str(error), *getattr(error, '__notes__', ())])}")
         if isinstance(error, InputError) and error.remedy:
             _line(f"hint: {error.remedy}")
         return error.exit_code

@@ -11,8 +11,11 @@ Z95 = 1.959963984540054
 Z95_ONE_SIDED = 1.6448536269514722
 
 
-def wilson(correct: int, n: int, z: float = Z95) -> tuple[float, float]:
-    """Wilson's score interval of correct / n, 95 % by default (Wilson 1927); (0, 1) for n = 0."""
+def wilson(correct: float, n: int, z: float = Z95) -> tuple[float, float]:
+    """Wilson's score interval of correct / n, 95 % by default (Wilson 1927); (0, 1) for n = 0.
+
+    A sum of scores between 0 and 1 gets one that is too wide, never too narrow: nothing spreads more than 0 and 1.
+    """
     if n == 0:
         return 0.0, 1.0
     p, zz = correct / n, z * z / n

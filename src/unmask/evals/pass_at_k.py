@@ -1,7 +1,8 @@
 """pass@k: the chance that at least one of k drawn samples passes, estimated from n >= k samples per task.
 
 Enters: how many samples of each task were drawn and passed. Leaves: the unbiased estimate (Chen et al. 2021, arXiv
-2107.03374) and a 95 % interval: Wilson's where every task's estimate is 0 or 1, a bootstrap over tasks otherwise.
+2107.03374) and a 95 % interval: Wilson's where every task's estimate is 0 or 1, or the same, a bootstrap
+over tasks otherwise.
 """
 
 from __future__ import annotations
@@ -56,8 +57,8 @@ def mean_pass_at_k(counts: Sequence[tuple[int, int]], k: int, seed: int = 0) -> 
         raise ConfigError(f"pass@{k}", expected="at least one task", got="none")
     values = [pass_at_k(n, c, k) for n, c in counts]
     mean = sum(values) / len(values)
-    if all(v in (0.0, 1.0) for v in values):  # a bootstrap of equal values would claim to be certain
-        low, high = wilson(round(sum(values)), len(values))
+    if all(v in (0.0, 1.0) for v in values) or len(set(values)) == 1:  # a bootstrap would claim to be certain
+        low, high = wilson(sum(values), len(values))
     else:
         low, high = _bootstrap(values, seed)
     return PassAtK(k, len(values), mean, low, high)

@@ -50,6 +50,8 @@ class Question:
         contexts: what stands before each choice, if that differs (WinoGrande); else `text` stands before all.
         suffix: text that stands after the answer and is part of the canvas (infilling); the answer is then as long as
             `span` in tokens, which is all that `span` may be used for.
+        begun: how the answer begins: it stands behind the prompt, in the assistant's turn of a conversation, and the
+            judged answer is what comes after it.
     """
 
     text: str
@@ -59,6 +61,7 @@ class Question:
     contexts: tuple[str, ...] = ()
     suffix: str = ""
     span: str = ""
+    begun: str = ""
 
     def pairs(self) -> tuple[tuple[str, str], ...]:
         """(context, continuation) of each choice, as a likelihood scorer takes them."""

@@ -17,23 +17,41 @@ if TYPE_CHECKING:
 
 OLDEST = (0, 4, 8)
 """The oldest lm-eval with which this works."""
+OLDEST_WITH_5 = (0, 4, 10)
+"""The oldest that transformers 5 can be beside: earlier ones import names that it no longer has."""
+BROKEN = ("0.4.9.2",)
+"""Versions that fail on every task file outside their own folder."""
 
 
 def require() -> str:
     """The version of the installed lm-eval.
 
     Raises:
-        ConfigError: there is none, or it is too old.
+        ConfigError: there is none, or it is too old, here or for the installed transformers.
     """
-    oldest = ".".join(map(str, OLDEST))
+    expected = f"version {_text(OLDEST)} or later, but not {', '.join(BROKEN)}"
     remedy = "pip install 'unmask[harness]'"
     try:
         found = version("lm-eval")
     except PackageNotFoundError:
-        raise ConfigError("lm-eval", expected=f"version {oldest} or later", got="none here", remedy=remedy) from None
-    if tuple(int(n) for n in found.split(".")[:3] if n.isdigit()) < OLDEST:
-        raise ConfigError("lm-eval", expected=f"version {oldest} or later", got=found, remedy=remedy)
+        raise ConfigError("lm-eval", expected=expected, got="none here", remedy=remedy) from None
+    if _numbers(found) < OLDEST or found in BROKEN:
+        raise ConfigError("lm-eval", expected=expected, got=found, remedy=remedy)
+    beside = version("transformers")
+    if _numbers(found) < OLDEST_WITH_5 and _numbers(beside) >= (5,):
+        raise ConfigError(
+            "lm-eval", expected=f"version {_text(OLDEST_WITH_5)} or later beside transformers {beside}", got=found,
+            remedy="pip install -U lm-eval, or pip install 'transformers<5'",
+        )  # fmt: skip
     return found
+
+
+def _numbers(found: str) -> tuple[int, ...]:
+    return tuple(int(n) for n in found.split(".")[:3] if n.isdigit())
+
+
+def _text(numbers: tuple[int, ...]) -> str:
+    return ".".join(map(str, numbers))
 
 
 def wrap(model: Model, **given: Any) -> HarnessModel:

@@ -131,7 +131,7 @@ class HarnessModel(LM):  # type: ignore[misc]
             "family": self.model.family,
             "model_dtype": str(weight.dtype).removeprefix("torch."),
             "decoding": {"profile": bridge.options.profile, **bridge.options.said(), "max_tokens": bridge.max_tokens},
-            "scoring": repr(bridge.scoring),
+            "scoring": bridge.scoring.words,
             "published_script": bridge.published or None,
         }
 
@@ -202,7 +202,10 @@ class HarnessModel(LM):  # type: ignore[misc]
         if self.bridge.whole_code and str(dict(request.doc).get("task_id", "")).lower().startswith("humaneval"):
             return ()
         until = given.get("until") or ()
-        return tuple(s for s in ((until,) if isinstance(until, str) else until) if s)
+        stops = [until] if isinstance(until, str) else until
+        if not isinstance(stops, list | tuple) or not all(isinstance(s, str) for s in stops):
+            raise ConfigError("until of the task", expected="a text, or a list of texts", got=repr(until))
+        return tuple(s for s in stops if s)
 
     def _length(self, given: Mapping[str, Any]) -> int:
         asked = next((given[n] for n in LENGTHS if given.get(n) is not None), None)

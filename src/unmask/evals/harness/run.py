@@ -9,9 +9,11 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import yaml
 from lm_eval import simple_evaluate
 from lm_eval.loggers import EvaluationTracker
 from lm_eval.tasks import TaskManager
@@ -20,8 +22,11 @@ from lm_eval.utils import make_table
 from unmask.core.errors import ConfigError
 from unmask.evals.harness.model import HarnessModel
 
+TAKES_FILES = find_spec("lm_eval.tasks.manager") is not None
+"""Whether this lm-eval takes a task's file for its name (since 0.4.12); earlier ones know names only."""
 UNSAFE = "marked as unsafe"
 """What lm-eval says of a task that runs programs without consent."""
+HUB = "Stock humaneval and mbpp fetch their metric from the hub; `unmask eval run humaneval --data FILE` needs no hub."
 
 
 @dataclass(frozen=True)
@@ -60,11 +65,14 @@ def manager(wanted: Wanted) -> tuple[TaskManager, list[str]]:
         if not Path(path).is_file():
             raise ConfigError(f"no task file {path}")
     names = [t for t in wanted.tasks if not t.endswith((".yaml", ".yml"))]
-    local = TaskManager(include_path=wanted.include, include_defaults=False)
+    if not wanted.tasks:
+        raise ConfigError("--tasks", expected="at least one task of lm-eval, or a YAML file", got="none")
+    include = _folders(wanted.include, files)
+    local = TaskManager(include_path=include, include_defaults=False)
     found = {t: local.match_tasks([t]) for t in names}
     index = local
     if not all(found.values()):
-        index = TaskManager(include_path=wanted.include)
+        index = TaskManager(include_path=include)
         found = {t: index.match_tasks([t]) for t in names}
     for name, matches in found.items():
         if not matches:
@@ -73,19 +81,37 @@ def manager(wanted: Wanted) -> tuple[TaskManager, list[str]]:
             raise ConfigError(
                 f"task {name!r}", expected="a task of lm-eval or of --include-path", got=name, remedy=hint
             )
-    return index, [*dict.fromkeys(m for matches in found.values() for m in matches), *files]
+    return index, [*dict.fromkeys(m for matches in found.values() for m in matches), *(_known(f, index) for f in files)]
+
+
+def _folders(include: str | None, files: Sequence[str]) -> list[str] | str | None:
+    """What the index is made of."""
+    if TAKES_FILES or not files:
+        return include
+    return [*([] if include is None else [include]), *dict.fromkeys(str(Path(f).parent) for f in files)]
+
+
+def _known(file: str, index: TaskManager) -> str:
+    """What the index knows a task's file by."""
+    if TAKES_FILES:
+        return file
+    paths = {str(entry["yaml_path"]): name for name, entry in index.task_index.items()}
+    if file not in paths:
+        raise ConfigError(f"task file {file}", expected='a "task:" with a name in it', got="none")
+    return str(paths[file])
 
 
 def run(model: HarnessModel, wanted: Wanted) -> dict[str, Any] | None:
     """lm-eval's results with their samples; None in processes that only helped.
 
     Raises:
-        ConfigError: a task that is not there, or one that runs programs without consent.
+        ConfigError: a task that is not there, is no YAML, whose data, metric or packages are not there, or that runs
+            programs without consent.
     """
-    index, names = manager(wanted)
     first = model.processes.rank == 0
     tracker = EvaluationTracker(output_path=wanted.output) if first and wanted.output is not None else None
     try:
+        index, names = manager(wanted)
         results = simple_evaluate(
             model=model,
             model_args=f"pretrained={model.model.name}",
@@ -103,6 +129,20 @@ def run(model: HarnessModel, wanted: Wanted) -> dict[str, Any] | None:
             predict_only=not first,  # the others only answer
             confirm_run_unsafe_code=wanted.unsafe,
         )
+    except yaml.YAMLError as error:
+        raise ConfigError("a task's file", expected="YAML", got=" ".join(str(error).split())) from None
+    except ImportError as error:
+        if (error.name or "").startswith("unmask"):
+            raise
+        got = " ".join(str(error).split())
+        raise ConfigError(
+            "what the tasks import", expected="installed packages, or files beside them", got=got
+        ) from None
+    except OSError as error:  # nothing is written in there: it is data or a metric that is not here
+        got = " ".join(str(error).split())[:200]
+        raise ConfigError(
+            "the tasks' data and metrics", expected="files here, or the hub", got=got, remedy=HUB
+        ) from None
     except ValueError as error:
         if UNSAFE not in str(error):
             raise

@@ -96,6 +96,16 @@ class Scoring:
         """Rounds in all, or the most."""
         return max(self.draws // self.batch, 1)
 
+    @property
+    def words(self) -> str:
+        """The same for a reader; noise is named where there may be some."""
+        said = [f"method {self.method}"]
+        if self.method not in STILL:
+            most = "" if self.error is None else f"an error of {self.error:g} nats, at most "
+            said.append(f"{most}{self.draws} draws in rounds of {self.batch}")
+        said += [f"guidance {self.cfg_scale:g}"] if self.cfg_scale else []
+        return ", ".join(said + (["greedy check"] if self.greedy else []))
+
     @classmethod
     def of(cls, given: Mapping[str, Any], base: Scoring | None = None) -> Scoring:
         """From keyword arguments, the rest as in `base`.

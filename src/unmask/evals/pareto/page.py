@@ -25,7 +25,7 @@ STYLE = """\
 :root{--on:#56b4e9;--off:#e6b800;--ring:#ff8a5b}}
 body{font:15px/1.45 system-ui,sans-serif;color:var(--ink);background:var(--paper)}
 body{max-width:1100px;margin:24px auto;padding:0 16px}
-h1{font-size:20px}svg{width:100%;height:auto;max-width:860px}svg text{fill:var(--quiet);font-size:12px}
+h1{font-size:20px}svg{width:100%;height:auto;min-width:620px;max-width:860px}svg text{fill:var(--quiet);font-size:12px}
 .grid{stroke:var(--grid)}.line{fill:none;stroke:var(--on);stroke-width:1.5;stroke-dasharray:5 4}
 .mark{stroke:var(--off);fill:var(--paper);stroke-width:2}.on .mark{stroke:var(--on);fill:var(--on)}
 .bar{stroke:var(--off);stroke-opacity:.55}.on .bar{stroke:var(--on)}
@@ -35,6 +35,7 @@ g.p:focus{outline:none}g.p:hover .mark,g.p:focus .mark{stroke:var(--ring);stroke
 table{border-collapse:collapse;font-size:13px}
 th,td{padding:3px 9px;text-align:right;border-bottom:1px solid var(--grid)}
 th:first-child,td:first-child,th:last-child,td:last-child{text-align:left}
+td:first-child{min-width:14em}td:not(:first-child):not(:last-child){white-space:nowrap}
 .said{font-weight:600}small{color:var(--quiet)}"""
 SCRIPT = """\
 const out=document.getElementById('hover');
@@ -57,7 +58,7 @@ def page(found: Pareto) -> str:
             f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">',
             f"<title>{escape(title)}</title><style>{STYLE}</style></head><body>",
             f'<h1>{escape(title)}</h1><p class="said">{escape(found.verdict.sentence)}.</p>',
-            picture(found),
+            f'<div class="wide">{picture(found)}</div>',
             f'<p id="hover" aria-live="polite">{HINT}</p>',
             f'<div class="wide">{_table(found)}</div>',
             *(f"<p><small>{escape(n)}</small></p>" for n in notes(found)),
@@ -82,7 +83,8 @@ def picture(found: Pareto) -> str:
     if not shown:
         return "<p>No strategy has a value on this axis.</p>"
     x, ticks = _scale([float(getattr(p, found.axis)) for p in shown])
-    low, high = _span(shown)
+    levels = _levels(shown)
+    low, high = levels[0], levels[-1]
 
     def y(score: float) -> float:
         return TOP + (HIGH - TOP - BOTTOM) * (high - score) / (high - low)
@@ -93,12 +95,11 @@ def picture(found: Pareto) -> str:
     for tick in ticks:
         parts.append(f'<line class="grid" x1="{x(tick):.1f}" x2="{x(tick):.1f}" y1="{TOP}" y2="{HIGH - BOTTOM}"/>')
         parts.append(f'<text x="{x(tick):.1f}" y="{HIGH - BOTTOM + 18}" text-anchor="middle">{tick:g}</text>')
-    for k in range(5):
-        share = round(low + (high - low) * k / 4, 4)
+    for share in levels:
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDE - RIGHT}" y1="{y(share):.1f}" y2="{y(share):.1f}"/>')
         parts.append(f'<text x="{LEFT - 8}" y="{y(share) + 4:.1f}" text-anchor="end">{100 * share:g} %</text>')
     parts.append(f'<text x="{(LEFT + WIDE - RIGHT) / 2}" y="{HIGH - 10}" text-anchor="middle">{label}</text>')
-    parts.append(f'<text x="{LEFT}" y="12" text-anchor="middle">{escape(found.metric)}</text>')
+    parts.append(f'<text x="{LEFT}" y="12">{escape(found.metric)}</text>')
     front = ordered([p for p in shown if p.frontier], found.axis)
     line = " ".join(f"{x(float(getattr(p, found.axis))):.1f},{y(p.score):.1f}" for p in front)
     parts.append(f'<polyline class="line" points="{line}"/>')
@@ -120,10 +121,14 @@ def _mark(point: Point, found: Pareto, x: float, y: Callable[[float], float]) ->
     return f'<g class="{kind}" tabindex="0" role="img" aria-label="{words}"><title>{words}</title>{bar}{form}{ring}</g>'
 
 
-def _span(points: Sequence[Point]) -> tuple[float, float]:
-    """Scores shown: the intervals with whole tenths around them."""
-    low, high = floor(10 * min(p.low for p in points)) / 10, ceil(10 * max(p.high for p in points)) / 10
-    return (low, high) if high > low else (max(0.0, low - 0.1), min(1.0, high + 0.1))
+def _levels(points: Sequence[Point]) -> list[float]:
+    """Round scores to draw lines at, from below the intervals to above them."""
+    low, high = min(p.low for p in points), max(p.high for p in points)
+    step = next(s for s in (0.02, 0.05, 0.1, 0.2) if high - low <= 6 * s)
+    first, last = floor(low / step + 1e-9), ceil(high / step - 1e-9)
+    if first == last:
+        first, last = max(0, first - 1), min(round(1 / step), last + 1)
+    return [round(step * k, 2) for k in range(first, last + 1)]
 
 
 def _scale(values: Sequence[float]) -> tuple[Callable[[float], float], list[float]]:

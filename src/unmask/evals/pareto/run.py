@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
-from unmask.core.errors import ConfigError, InputError
+from unmask.core.errors import ConfigError, InputError, RecordingError
 from unmask.evals import runner
 from unmask.evals.pareto.result import FORMAT, Measured, Pareto, analyse, check_halves
 from unmask.evals.pareto.strategies import Candidate
@@ -176,17 +176,22 @@ def _folder(root: Path) -> Path:
 
 def _note_start(root: Path, keys: Sequence[str]) -> None:
     """Who was decoded in this start: only strategies of one and the same start have comparable times."""
-    path = root / STARTS
-    starts = read_json(path)["starts"] if path.is_file() else []
+    path, starts = root / STARTS, _starts(root)
     begun = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     write_json(path, {"format": FORMAT, "starts": [*starts, {"begun": begun, "strategies": list(keys)}]})
 
 
+def _starts(root: Path) -> list[dict[str, Any]]:
+    path = root / STARTS
+    found = read_json(path).get("starts") if path.is_file() else []
+    if not isinstance(found, list) or not all(isinstance(s, dict) and "strategies" in s for s in found):
+        raise RecordingError(f"{path} is damaged", remedy="Name another folder.")
+    return found
+
+
 def _together(root: Path, keys: Sequence[str]) -> bool:
     """Whether all were timed in turns, in one start that was not interrupted."""
-    path = root / STARTS
-    starts = read_json(path)["starts"] if path.is_file() else []
-    of = [[i for i, s in enumerate(starts) if key in s["strategies"]] for key in keys]
+    of = [[i for i, s in enumerate(_starts(root)) if key in s["strategies"]] for key in keys]
     return all(len(found) == 1 for found in of) and len({found[0] for found in of}) == 1
 
 

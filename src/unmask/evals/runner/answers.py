@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -52,7 +53,7 @@ def answer_group(plan: Plan, group: Sequence[Asked], model: Model) -> tuple[list
     if plan.task.kind == "choice":
         return _choose(plan, group)
     records, cost = decode(model, group)
-    verdicts = [plan.task.judge(a.item, r["text"]) for a, r in zip(group, records)]
+    verdicts = [_verdict(plan, a, r["text"]) for a, r in zip(group, records)]
     judged = _executed(plan, verdicts) if plan.task.kind == "code" else [_judged(v) for v in verdicts]
     return [{**r, **j} for r, j in zip(records, judged)], cost
 
@@ -104,6 +105,21 @@ def _confidence(found: Generation) -> dict[str, float | None]:
     return {"min": round(min(values), DIGITS), "mean": round(math.fsum(values) / len(values), DIGITS)}
 
 
+def _verdict(plan: Plan, asked: Asked, text: str) -> Verdict:
+    with _judging(asked):
+        return plan.task.judge(asked.item, text)
+
+
+@contextmanager
+def _judging(asked: Asked) -> Iterator[None]:
+    """Whatever breaks in a task's judge (it may be another package's) says on which item."""
+    try:
+        yield
+    except BaseException as error:
+        error.add_note(f"while item {asked.item.id} was judged")
+        raise
+
+
 def _judged(verdict: Verdict) -> Record:
     return {"scores": dict(verdict.scores), "extracted": verdict.extracted}
 
@@ -135,7 +151,8 @@ def _choose(plan: Plan, group: Sequence[Asked]) -> tuple[list[Record], Cost]:
         own = found[at : at + len(asked.question.choices)]
         at += len(own)
         values = [v.value for v in own]
-        verdict = plan.task.judge_choice(asked.item, values)
+        with _judging(asked):
+            verdict = plan.task.judge_choice(asked.item, values)
         records.append(
             {
                 **_begin(asked),

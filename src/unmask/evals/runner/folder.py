@@ -12,7 +12,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,8 @@ MANIFEST, PARTS = "run.json", "parts"
 PATIENCE = 600.0
 """Seconds that a process may be missing before the others give up."""
 POLL = 0.2
+RECORD = {"index", "sample", "id", "scores", "extracted", "tokens", "nfe"}
+"""What every record has."""
 LOOKS = 5
 """Another process that only looks whether a lock is held has it for a moment."""
 
@@ -90,10 +92,16 @@ class Folder:
             raise RecordingError(
                 f"{path} is damaged", got=str(error), remedy="Name another folder, or delete this one."
             ) from None
-        if not isinstance(found, dict) or found.get("format") != FORMAT or not isinstance(found.get("run"), dict):
+        if not isinstance(found, dict) or found.get("format") != FORMAT:
             got = repr(found.get("format")) if isinstance(found, dict) else type(found).__name__
             raise RecordingError(
                 f"{path}: format", expected=str(FORMAT), got=got, remedy="Name another folder, or delete this one."
+            )
+        if not all(isinstance(found.get(name), dict) for name in ("run", "notes")):
+            raise RecordingError(
+                f"{path} is damaged",
+                expected='objects "run" and "notes"',
+                remedy="Name another folder, or delete this one.",
             )
         return found
 
@@ -211,13 +219,26 @@ class Folder:
         return read_json(path) if path.is_file() else None
 
     def lines(self, name: str) -> list[dict[str, Any]]:
-        """Records of a JSON-lines file, [] if it is not there."""
+        """Records of an items file, [] if it is not there.
+
+        Raises:
+            RecordingError: a damaged file.
+        """
         path = self.path / name
-        return read_lines(path) if path.is_file() else []
+        found = read_lines(path) if path.is_file() else []
+        for number, record in enumerate(found, 1):
+            try:
+                _place(record)
+            except (ValueError, KeyError, TypeError) as error:
+                raise _damaged(f"{path} line {number}", error) from None
+        return found
 
     def close(self) -> None:
-        """The parts are in the whole files now."""
+        """The parts are in the whole files now, and nobody waits for a lock any more."""
         shutil.rmtree(self.path / PARTS, ignore_errors=True)
+        for path in self.path.glob(".lock*"):
+            with suppress(OSError):  # some systems keep a file while it is open
+                path.unlink()
 
 
 def _ours(path: Path) -> bool:
@@ -228,11 +249,24 @@ def _group(line: bytes, path: Path, number: int) -> Group:
     try:
         value = json.loads(line)
         keys = tuple((int(a), int(b)) for a, b in value["keys"])
+        if keys != tuple(_place(record) for record in value["records"]):
+            raise ValueError("its records are not those of its keys")
         return Group(str(value["stage"]), keys, tuple(value["records"]), dict(value["cost"]))
     except (ValueError, KeyError, TypeError) as error:
         raise RecordingError(
             f"{path} line {number} is damaged", got=str(error), remedy="Delete that line: its items are done again."
         ) from None
+
+
+def _place(record: Mapping[str, Any]) -> tuple[int, int]:
+    """The key of a record that has what every record has."""
+    if not isinstance(record, Mapping) or not record.keys() >= RECORD or not isinstance(record["scores"], Mapping):
+        raise ValueError("it is not the record of an answer")
+    return int(record["index"]), int(record["sample"])
+
+
+def _damaged(what: str, error: Exception) -> RecordingError:
+    return RecordingError(f"{what} is damaged", got=str(error), remedy="Name another folder, or delete this file.")
 
 
 def differences(there: Mapping[str, Any], here: Mapping[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:
@@ -273,8 +307,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text("utf-8"))
     except (ValueError, UnicodeDecodeError) as error:
-        remedy = "Name another folder, or delete this file."
-        raise RecordingError(f"{path} is damaged", got=str(error), remedy=remedy) from None
+        raise _damaged(str(path), error) from None
     if not isinstance(value, dict):
         raise RecordingError(f"{path}", expected="a JSON object", got=type(value).__name__)
     return value
@@ -287,13 +320,13 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
         RecordingError: a line that is no JSON object.
     """
     out = []
-    for number, line in enumerate(path.read_text("utf-8").split("\n"), 1):  # a text may hold other line breaks
+    for number, line in enumerate(path.read_bytes().split(b"\n"), 1):  # a text may hold other line breaks
         if not line:
             continue
         try:
-            value = json.loads(line)
+            value = json.loads(line.decode())
         except ValueError as error:
-            raise RecordingError(f"{path} line {number} is damaged", got=str(error)) from None
+            raise _damaged(f"{path} line {number}", error) from None
         if not isinstance(value, dict):
             raise RecordingError(f"{path} line {number}", expected="a JSON object", got=type(value).__name__)
         out.append(value)

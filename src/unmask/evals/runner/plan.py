@@ -23,8 +23,9 @@ from unmask.evals.likelihood import Scoring
 from unmask.evals.task import Data, Item, Question, Task
 from unmask.pipeline import Model
 from unmask.pipeline.ask import SEED_LIMIT, Ask, Prompt
-from unmask.pipeline.request import Prepared, need_codec, prepare_one, prompt_ids
+from unmask.pipeline.request import Prepared, messages_of, need_codec, prepare_one, prompt_ids
 
+LENGTH = "gen_length"
 TOO_LONG = "Use fewer worked examples, as in gsm8k(shots=2), or a shorter answer (--max-tokens)."
 
 
@@ -181,7 +182,7 @@ class Plan:
         length = self.max_tokens if template is None else None
         ask = Ask(self.chat, self.setup.system, length, stop=stops, template=template, options=self.setup.options)
         try:
-            first = prepare_one(self.model, prompt, ask, "")
+            first = prepare_one(self.model, *self._begun(question, prompt, ask), "")
         except RequestError as error:
             raise _of_item(error, item.id) from None
         ids = tuple(first.request.canvas[: first.request.prompt_len].tolist())
@@ -195,8 +196,19 @@ class Plan:
 
     def _prompt(self, question: Question) -> Prompt:
         if not self.chat:
-            return (bos_text(self.model) if self.setup.bos else "") + question.text
+            return (bos_text(self.model) if self.setup.bos else "") + question.text + question.begun
         return question.messages or ({"role": "user", "content": question.text},)
+
+    def _begun(self, question: Question, prompt: Prompt, ask: Ask) -> tuple[Prompt, Ask]:
+        """A conversation whose answer has begun goes in as ids: the turn is open, its ends still end the answer."""
+        if not question.begun or not self.chat:
+            return prompt, ask
+        ids = need_codec(self.model).encode(self._rendered(question, prompt))
+        ends = self.model.kind.turn_end if ask.options.profile == "default" else ()
+        return ids, replace(ask, chat=None, system=None, stop=(*ask.stops, *ends))
+
+    def _rendered(self, question: Question, prompt: Prompt) -> str:
+        return need_codec(self.model).render_chat(messages_of(prompt, self.setup.system)) + question.begun
 
     def _template(self, question: Question) -> str | None:
         """The hole and the text after it (infilling), None where nothing stands after the answer."""
@@ -217,9 +229,13 @@ class Plan:
 
     @property
     def settings(self) -> dict[str, str]:
-        """What every answer is decoded with, and who decided it."""
+        """What every answer is decoded with, and who decided it: what a protocol or the task says, no user gave."""
         first = self.asked[0].prepared
-        return {} if first is None else dict(first.settings.table)
+        if first is None:
+            return {}
+        by = "(given)" if self.setup.protocol is None else "(protocol)"
+        table = {name: value.replace("(given)", by) for name, value in first.settings.table.items()}
+        return table if self.setup.max_tokens is not None else {**table, LENGTH: f"{first.settings.gen_length} (task)"}
 
     @property
     def strategy(self) -> str:

@@ -1,7 +1,7 @@
 """Records added up: the score with its interval, what it cost, and everything that a repetition needs.
 
-Enters: records in item order and what the run is. Leaves: the content of `results.json`. Scores that are 0 or 1 get
-Wilson's interval, others the mean plus or minus 1.96 standard errors over the items. Nothing here is a time.
+Enters: records in item order and what the run is. Leaves: the content of `results.json`. Scores that are 0 or 1, or all
+the same, get Wilson's interval, others the mean plus or minus 1.96 standard errors over the items. Nothing is a time.
 """
 
 from __future__ import annotations
@@ -16,7 +16,12 @@ from unmask.evals.pass_at_k import mean_pass_at_k
 
 COUNTING = "tokens that a reader sees: no prompt, no EOS or other special token, nothing behind a stop string"
 FORMAT = 1
-RESULTS = {"limited", "metric", "n", "score", "low", "high", "scores", "cost", "run", "model", "items_in_data"}
+RESULTS: dict[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("n", "score", "low", "high", "items_in_data"), (int, float)),
+    **dict.fromkeys(("scores", "cost", "run"), dict),
+    **dict.fromkeys(("metric", "model"), str),
+    "limited": bool,
+}
 """What every results file has."""
 
 Record = Mapping[str, Any]
@@ -38,16 +43,26 @@ def summary(records: Sequence[Record], metric: str, pass_at: Sequence[int] = ())
     out["scores"] = scores
     if pass_at:
         out["pass_at"] = {str(k): _pass_at(metric, list(by_item.values()), k) for k in pass_at}
+    if any("status" in r for r in records):
+        out["programs"] = dict(sorted(Counter(r["status"] for r in records if "status" in r).items()))
     out["not_extracted"] = sum(r["extracted"] is None for r in records)
     return {**out, "cost": _cost(records)}
+
+
+def is_results(value: Mapping[str, Any]) -> bool:
+    """Whether a JSON object is the content of a results file."""
+    if not all(isinstance(value.get(name), kind) for name, kind in RESULTS.items()):
+        return False
+    numbers = [value["cost"].get(name) for name in ("nfe", "tokens")]
+    return all(isinstance(n, int | float) for n in numbers) and {"task", "protocol", "dtype"} <= value["run"].keys()
 
 
 def _score(name: str, items: Sequence[Sequence[Record]]) -> dict[str, Any]:
     """Mean over the items of the mean over their answers, with its 95 % interval."""
     means = [fsum(r["scores"].get(name, 0.0) for r in item) / len(item) for item in items]
     n, mean = len(means), fsum(means) / len(means)
-    if all(m in (0.0, 1.0) for m in means):
-        low, high = wilson(int(fsum(means)), n)
+    if all(m in (0.0, 1.0) for m in means) or len(set(means)) == 1:  # no spread is seen: that is not certainty
+        low, high = wilson(fsum(means), n)
         kind = "Wilson 95 %"
     else:
         half = Z95 * sqrt(fsum((m - mean) ** 2 for m in means) / max(1, n - 1) / n)

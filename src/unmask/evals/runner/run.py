@@ -23,7 +23,7 @@ from unmask.evals.runner.audit import audited, compare, drift
 from unmask.evals.runner.folder import FORMAT, PATIENCE, Folder, Group, ranks
 from unmask.evals.runner.known import known_problems
 from unmask.evals.runner.plan import Asked, Plan, Setup
-from unmask.evals.runner.results import RESULTS, summary, timing
+from unmask.evals.runner.results import is_results, summary, timing
 from unmask.evals.runner.samples import samples as lm_eval_samples
 from unmask.evals.sandbox import require
 from unmask.pipeline import Model
@@ -178,7 +178,7 @@ class _Run:
         if results is not None:
             self._check_own(folder, results)
             if self.samples and not folder.rank and not (folder.path / self.names["samples"]).exists():
-                self._write_samples(folder, folder.lines(self.names["items.jsonl"]))
+                self._write_samples(folder, self._records_of(folder))
             folder.close()
             yield Finished(results, folder.path)
             return
@@ -206,13 +206,24 @@ class _Run:
 
     def _check_own(self, folder: Folder, results: Mapping[str, Any]) -> None:
         there = folder.manifest()
-        if there is None or results.get("run") != there["run"] or not results.keys() >= RESULTS:
+        if there is None or results.get("run") != there["run"] or not is_results(results):
             raise RecordingError(
                 str(folder.path / self.names["results.json"]),
                 expected="the results of this run",
                 got="another JSON file",
                 remedy="Name another folder, or delete this file: the run is done again.",
             )
+
+    def _records_of(self, folder: Folder) -> list[dict[str, Any]]:
+        """The records that finished results were made of."""
+        name, count = self.names["items.jsonl"], len(self.plan.asked)
+        found = folder.lines(name)
+        if len(found) != count:
+            raise RecordingError(
+                str(folder.path / name), expected=f"the {count} answers of this run", got=str(len(found)),
+                remedy=f"Delete {self.names['results.json']}: the run is done again.",
+            )  # fmt: skip
+        return found
 
     def _scores(self, records: Sequence[Mapping[str, Any]]) -> list[float]:
         return [r["scores"][self.plan.task.metric] for r in records]

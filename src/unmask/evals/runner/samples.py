@@ -26,9 +26,7 @@ def samples(plan: Plan, records: Sequence[Mapping[str, Any]]) -> Iterator[dict[s
 
 def _sample(plan: Plan, asked: Asked, own: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     doc, target = dict(asked.item.fields), _target(asked)
-    prompt = (
-        asked.prompt if isinstance(asked.prompt, str) else json.dumps(as_messages(asked.prompt), ensure_ascii=False)
-    )
+    prompt = asked.prompt if isinstance(asked.prompt, str) else _conversation(asked)
     means = {name: sum(r["scores"].get(name, 0.0) for r in own) / len(own) for name in own[0]["scores"]}
     found = [r["extracted"] if r["extracted"] is not None else r.get("text", "") for r in own]
     return {
@@ -45,6 +43,12 @@ def _sample(plan: Plan, asked: Asked, own: Sequence[Mapping[str, Any]]) -> dict[
         "target_hash": _hash(str(target)),
         **means,
     }
+
+
+def _conversation(asked: Asked) -> str:
+    begun = asked.question.begun
+    messages = [*as_messages(asked.prompt), *([{"role": "assistant", "content": begun}] if begun else [])]
+    return json.dumps(messages, ensure_ascii=False)
 
 
 def _arguments(plan: Plan, asked: Asked, prompt: str) -> dict[str, Any]:

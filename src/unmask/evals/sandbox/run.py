@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import platform
 import secrets
 import signal
 import subprocess
@@ -27,6 +28,7 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 from unmask.core.errors import ConfigError, RunError
+from unmask.evals.sandbox.filter import system_call_filter
 
 Status = Literal["passed", "failed", "timeout", "memory", "output", "killed"]
 PROTECTIONS = {
@@ -39,6 +41,7 @@ PROTECTIONS = {
     "private file system": "only the interpreter and libraries, read-only, and an empty /tmp that vanishes",
     "unprivileged user": "never root",
     "no new privileges": "no capabilities, no set-uid programs",
+    "system call filter": "no memory that belongs to no process, no sockets that namespaces do not divide",
     "resource limits": "CPU time, memory, file size, open files, processes",
 }
 AVAILABLE = "available"
@@ -255,6 +258,7 @@ class _Run:
             "number": next(_numbers) % 1000 + 1000 * (os.getpid() % 10_000),
             "limits": asdict(self.limits),
             "paths": _needed_paths(),
+            "filter": calls.hex() if (calls := system_call_filter(platform.machine())) else None,
             "argv": _command(),
             "environment": _environment(str(self.work)),
         }

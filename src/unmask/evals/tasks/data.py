@@ -47,7 +47,7 @@ class Record:
     fields: Mapping[str, Any]
 
     def refuse(self, expected: str, got: str) -> ConfigError:
-        return ConfigError(self.where, expected=expected, got=got[:_GOT], remedy="give the benchmark's own file")
+        return ConfigError(self.where, expected=expected, got=got[:_GOT], remedy="Give the benchmark's own file.")
 
     def text(self, *names: str) -> str:
         """The first of these fields that is there, which must be text."""
@@ -135,7 +135,7 @@ class Benchmark:
             name = str(fields.pop("id", f"{prefix}/{record.number}"))
             if name in seen:
                 raise ConfigError(
-                    f"{record.where}: the id {name!r} is taken", got=f"the same in {seen[name]}", remedy="remove one"
+                    f"{record.where}: the id {name!r} is taken", got=f"the same in {seen[name]}", remedy="Remove one."
                 )
             seen[name] = record.where
             items.append(Item(name, {**record.fields, **fields}))
@@ -175,7 +175,7 @@ def from_hub(name: str, subset: str | None, split: str) -> Table:
         rows = list(datasets.load_dataset(name, subset, split=split))
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as e:
         got = " ".join(str(e).split())[:200]
-        raise ConfigError(f"cannot open the dataset {name!r}", got=got, remedy="give a local file by --data") from None
+        raise ConfigError(f"cannot open the dataset {name!r}", got=got, remedy="Give a local file by --data.") from None
     where = f"hub:{name}{'/' + subset if subset else ''}/{split}"
     records = tuple(Record(f"{where}, record {n + 1}", n, row) for n, row in enumerate(rows))
     canonical = json.dumps(rows, sort_keys=True, ensure_ascii=False, default=str)
@@ -209,7 +209,7 @@ def _beside(path: Path, bench: Benchmark, split: str) -> Table:
     raise ConfigError(
         f"{bench.name}: no worked examples beside {path}",
         expected=f"a file of the split {bench.shots!r} of the same name",
-        remedy="give the directory that holds both, or shots=0",
+        remedy="Give the directory that holds both, or shots=0.",
     )
 
 
@@ -219,7 +219,7 @@ def _found(folder: Path, bench: Benchmark, split: str, what: str) -> list[Path]:
     if files:
         return files
     form = f"a file of {bench.name} ({', '.join(_FORMATS)}, plain or {' or '.join(_PACKED)})"
-    raise ConfigError(f"{folder}: no {what} of the split {split!r}", expected=form, remedy="give the file itself")
+    raise ConfigError(f"{folder}: no {what} of the split {split!r}", expected=form, remedy="Give the file itself.")
 
 
 def _find(folder: Path, bench: Benchmark, split: str) -> list[Path]:
@@ -230,7 +230,7 @@ def _find(folder: Path, bench: Benchmark, split: str) -> list[Path]:
         if len({_SHARD.sub("", p.name) for p in chosen}) > 1:
             names = ", ".join(p.name for p in chosen)
             raise ConfigError(
-                f"{folder}: which file has {bench.name}?", expected="one", got=names, remedy="give the file"
+                f"{folder}: which file has {bench.name}?", expected="one", got=names, remedy="Give the file."
             )
         if chosen:
             return chosen
@@ -277,7 +277,7 @@ def _bytes(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except FileNotFoundError:
-        raise ConfigError(f"no file {path}", remedy="check --data") from None
+        raise ConfigError(f"no file {path}", remedy="Check --data.") from None
     except OSError as e:
         raise ConfigError(f"cannot read {path}", got=e.strerror or str(e)) from None
 
@@ -341,8 +341,12 @@ def _array(path: Path, text: str) -> Iterator[tuple[str, Any]]:
 def _json(where: str, text: str) -> Any:
     try:
         return json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as e:
+    except json.JSONDecodeError as e:
         raise ConfigError(f"{where} is not JSON", got=str(e)[:_GOT]) from None
+    except RecursionError:
+        raise ConfigError(
+            f"{where} cannot be read", expected="JSON nested some hundred levels deep at most", got="deeper brackets"
+        ) from None
 
 
 def _parquet(path: Path, content: bytes) -> Iterator[tuple[str, Any]]:

@@ -2,7 +2,7 @@
 
 Enters: records {"task_id", "prompt", "entry_point", "test"}. Leaves: the prompt alone as question (0-shot), and a
 program for the sandbox: the completion, cleaned as LLaDA's, Dream's and Fast-dLLM's evaluations clean it or as lm-eval
-takes it, then the tests.
+takes it, then the tests. `prompt='instruct'` asks as lm-eval's `humaneval_instruct` does.
 """
 
 from __future__ import annotations
@@ -13,12 +13,15 @@ from typing import Any, ClassVar, Literal
 
 from unmask.core.spec import component, option
 from unmask.evals.task import Data, Item, Kind, Question, Verdict
-from unmask.evals.tasks.code_post import candidate_of, sanitize
+from unmask.evals.tasks.code_post import CLOSING, candidate_of, sanitize
 from unmask.evals.tasks.data import Benchmark, Record
 from unmask.evals.tasks.layout import Written, asked
 
 STOPS = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")
 """lm-eval's stop strings of the task `humaneval`."""
+WISH = "Write a solution to the following problem and make sure that it passes the tests:\n```python\n{}\n```\n"
+BEGUN = "Here is the completed function:\n```python\n{}\n"
+"""lm-eval's prompt of the task `humaneval_instruct` (version 4.0), and how the answer begins."""
 
 
 def _parse(record: Record) -> dict[str, Any]:
@@ -53,12 +56,20 @@ class HumanEval(Written):
         None, help="cut the answer at lm-eval's stop strings; None: only with post='plain', as Fast-dLLM's adapter does"
     )
 
+    prompt: Literal["plain", "instruct"] = option(
+        "plain",
+        help="plain: the function's beginning alone; instruct: lm-eval's wish, the answer begun with a fence and it",
+    )
+
     def load(self, data: str | None, split: str) -> Data:
         return DATA.load(data, split)
 
     def question(self, item: Item, shots: Sequence[Item]) -> Question:
         cut = self.post == "plain" if self.stops is None else self.stops
-        return replace(asked(str(item.fields["prompt"])), until=STOPS if cut else ())
+        text = str(item.fields["prompt"])
+        if self.prompt == "instruct":
+            return replace(asked(WISH.format(text)), until=STOPS if cut else (), begun=BEGUN.format(text))
+        return replace(asked(text), until=STOPS if cut else ())
 
     def judge(self, item: Item, answer: str) -> Verdict:
         code = self._completed(item, answer)
@@ -67,7 +78,7 @@ class HumanEval(Written):
     def _completed(self, item: Item, answer: str) -> str:
         prompt = str(item.fields["prompt"])
         if self.post == "plain":
-            return prompt + answer
+            return prompt + (answer.split(CLOSING, 1)[0] if self.prompt == "instruct" else answer)
         candidate = candidate_of({"doc": {"prompt": prompt}, "resps": [[answer]]})
         tests = str(item.fields["test"]) if self.post == "clean" else None
         return sanitize(candidate, str(item.fields["entry_point"]), tests)

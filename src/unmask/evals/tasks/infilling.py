@@ -53,7 +53,7 @@ class Infilling(Written):
         try:
             raw = path.read_bytes()
         except OSError as e:
-            raise ConfigError(f"cannot read {path}", got=e.strerror or str(e), remedy="check --data") from None
+            raise ConfigError(f"cannot read {path}", got=e.strerror or str(e), remedy="Check --data.") from None
         items = self._spans(decoded(path, unpacked(path, raw)))
         if not items:
             expected = f"paragraphs of at least {self.words + 2 * self.context} words"

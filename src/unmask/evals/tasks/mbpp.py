@@ -29,7 +29,8 @@ def _parse(record: Record) -> dict[str, Any]:
     if not all(t.lstrip().startswith("assert") for t in tests):
         raise record.refuse("assert statements in 'test_list'", repr(tests))
     text = _TESTS_IN_TEXT.sub("", record.text("text", "prompt", "question"))
-    setup = record.fields.get("test_setup_code") or "\n".join(record.fields.get("test_imports") or ())
+    imports = record.texts("test_imports") if record.fields.get("test_imports") else []
+    setup = record.fields.get("test_setup_code") or "\n".join(imports)
     named = {"id": f"mbpp/{record.fields['task_id']}"} if "task_id" in record.fields else {}
     return {"text": text, "test_list": tests, "test_setup_code": setup, **named}
 
