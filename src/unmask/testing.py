@@ -32,8 +32,10 @@ from unmask.core.types import (
     Full,
     Head,
     Lane,
+    LatentSpace,
     Peers,
     Plan,
+    Recurrent,
     Request,
     Run,
     Sampling,
@@ -46,7 +48,7 @@ from unmask.core.types import (
 from unmask.engine.engine import Engine
 
 if TYPE_CHECKING:
-    from unmask.models.denoiser import TransformerDenoiser
+    from unmask.models.backbone import AnyDenoiser
     from unmask.models.family import Family
 
 VOCAB, MASK, EOS = 24, 23, 22
@@ -59,6 +61,7 @@ TRAITS: dict[str, Traits] = {
     "block-causal-off-grid": Traits(MASK, attention=BlockCausal(4)),
     "causal": Traits(MASK, shift=1, attention=BlockCausal(1), grid_origin="zero"),
     "context-causal": Traits(MASK, shift=1, attention=BlockCausal(4, "causal"), grid_origin="zero"),
+    "recurrent": Traits(MASK, attention=Recurrent(), latent=LatentSpace(4, -4.0, 4.0)),
 }
 """Kinds of models that a strategy meets: attention rule, shift, and where the blocks are counted from."""
 
@@ -94,6 +97,9 @@ class FakeDenoiser:
         weight = torch.randn(VOCAB, WIDTH, generator=draw, dtype=torch.float64) * gain
         weight[MASK] *= 1.5
         self.head = Head(weight)
+        dim = 0 if traits.latent is None else traits.latent.dim
+        self.table = torch.randn(VOCAB, dim, generator=draw, dtype=torch.float64) if dim else None
+        self.into = torch.randn(2 * dim, WIDTH, generator=draw, dtype=torch.float64)
         self.calls: list[Batch] = []
 
     def support(self, want: Tensor) -> Tensor:
@@ -116,7 +122,8 @@ class FakeDenoiser:
         for lane in batch.lanes:
             n = rows_in(lane.plan.query)
             ids, positions = batch.ids[at : at + n], batch.positions[at : at + n]
-            states.append(self._rows(ids, positions, store.values[:, lane.slot], lane.plan.visible))
+            vectors = self._vectors(batch, slice(at, at + n))
+            states.append(self._rows(ids, positions, store.values[:, lane.slot], lane.plan.visible, vectors))
             lost = positions[~inside(positions, lane.plan.keep)]
             store.values[:, lane.slot, lost] = torch.nan
             at += n
@@ -124,6 +131,15 @@ class FakeDenoiser:
         bad = [int(batch.positions[i]) for i, h in zip(batch.need, hidden, strict=True) if bool(h.isnan().any())]
         assert not bad, f"rows {bad} read a row that no forward kept (or that does not exist)"
         return Forwarded(hidden, tuple(() for _ in batch.lanes))
+
+    def _vectors(self, batch: Batch, own: slice) -> Tensor | None:
+        """What noised vectors and hints add to the rows that have them; their level moves them too."""
+        found = batch.latents
+        if found is None:
+            return None
+        lane = int(torch.searchsorted(torch.tensor(_ends(batch)), own.start, right=True))
+        both = torch.cat([found.vectors[own], found.hint[own]], -1).double() * (1.5 + found.level[lane] / 10)
+        return torch.where(found.noisy[own, None], both @ self.into, 0.0)
 
     def dense(self, ids: Tensor) -> Tensor:
         """ids [B, T] -> logits [B, T, V]: the same model without a store, every row computed; mask ids are holes."""
@@ -136,10 +152,12 @@ class FakeDenoiser:
             out.append(self._rows(row, torch.arange(n), values, visible) @ self.head.weight.T)
         return torch.stack(out)
 
-    def _rows(self, ids: Tensor, positions: Tensor, values: Tensor, visible: Seq[Run]) -> Tensor:
+    def _rows(
+        self, ids: Tensor, positions: Tensor, values: Tensor, visible: Seq[Run], vectors: Tensor | None = None
+    ) -> Tensor:
         """Two layers of write, then read: values [2, rows, WIDTH] is the slot's part of the store."""
         place = positions[:, None].double()
-        x = torch.sin(self.embed[ids] + place * self.turn[0])
+        x = torch.sin(self.embed[ids] + place * self.turn[0] + (0.0 if vectors is None else vectors))
         for layer in range(2):
             values[layer, positions] = x
             x = torch.sin(1.3 * x + 2.0 * self._read(place, values[layer], visible))
@@ -158,6 +176,15 @@ class FakeDenoiser:
             at += count
         assert at == place.shape[0], f"visible covers {at} rows, the query has {place.shape[0]}"
         return torch.cat(parts) if parts else torch.zeros(0, WIDTH, dtype=torch.float64)
+
+
+def _ends(batch: Batch) -> list[int]:
+    """Where the rows of every lane end in the packed batch."""
+    out, at = [], 0
+    for lane in batch.lanes:
+        at += rows_in(lane.plan.query)
+        out.append(at)
+    return out
 
 
 def inside(positions: Tensor, spans: Spans) -> Tensor:
@@ -468,35 +495,37 @@ def check_model(model: Family | str | Path, config: Mapping[str, Any] | None = N
     Raises:
         AssertionError: a rule is broken. InputError: the checkpoint or config is refused.
     """
-    from unmask.models.denoiser import TransformerDenoiser
+    from unmask.models.backbone import Backbone, backbone, denoiser_of
     from unmask.models.family import Family
     from unmask.models.load import load_model
     from unmask.models.save import save_checkpoint
     from unmask.models.shapes import randomise
-    from unmask.models.transformer import Transformer
 
     if isinstance(model, Family):
         assert config is not None, "a family is checked with a small config of it"
-        backbone, traits, given = Transformer(model.to_transformer(config)).eval(), model.traits(config), dict(config)
-        randomise(backbone, 0, 0.3)
+        network: Backbone = backbone(model.shape(config)).eval()
+        traits, given = model.traits(config), dict(config)
+        randomise(network, 0, 0.3)
         entry = catalog.entries("model").get(str(config.get("model_type")))
         assert entry is not None, f"model_type {config.get('model_type')!r} is not in the catalog (`unmask.models`)"
         model.recommended(config, False, 32)
     else:
         loaded = load_model(model, dtype="fp32", device="cpu")
-        backbone, traits, given = loaded.model, loaded.traits, loaded.config
+        network, traits, given = loaded.model, loaded.traits, loaded.config
     with tempfile.TemporaryDirectory() as place:
-        again = load_model(save_checkpoint(backbone, given, Path(place) / "copy"), dtype="fp32", device="cpu")
-    for (name, ours), theirs in zip(backbone.named_parameters(), again.model.parameters(), strict=True):
+        again = load_model(save_checkpoint(network, given, Path(place) / "copy"), dtype="fp32", device="cpu")
+    for (name, ours), theirs in zip(network.named_parameters(), again.model.parameters(), strict=True):
         assert torch.equal(ours, theirs), f"{name} is not the same after save and load"
-    check_denoiser(TransformerDenoiser(again.model, replace(traits, eos_ids=())))
+    check_denoiser(denoiser_of(again.model, replace(traits, eos_ids=())))
 
 
-def check_denoiser(denoiser: TransformerDenoiser) -> None:
+def check_denoiser(denoiser: AnyDenoiser) -> None:
     """Rows through the store give the dense forward's logits, and exact caches change no token."""
+    from unmask.models.denoiser import TransformerDenoiser
+
     traits, ids = denoiser.traits, torch.arange(3, 19) % denoiser.head.weight.shape[0]
     n, causal = len(ids), traits.attention == BlockCausal(1)
-    if causal or isinstance(traits.attention, Full):
+    if isinstance(denoiser, TransformerDenoiser) and (causal or isinstance(traits.attention, Full)):
         plan = Plan(((0, n),), torch.arange(n), (), traits.attention.visible(((0, n),), n))
         rows = denoiser(Batch(ids, torch.arange(n), torch.arange(n), (Lane(0, plan),)), denoiser.new_store(1, n)).hidden
         with torch.no_grad():
@@ -506,8 +535,8 @@ def check_denoiser(denoiser: TransformerDenoiser) -> None:
     ar = traits.mask_id is None
     axes = ("growing(1)", "left_to_right") if ar else ("blocks(4)", "threshold(0.6)")
     plain = decode(denoiser, crowd(strategy(*axes))).answers
-    for cache in ("prefix(refresh=1)", "dual(refresh=1)", "block"):
+    for cache in ("prefix(refresh=1)", "dual(refresh=1)", "block", "boundary(refresh=1)"):
         found = catalog.parse("cache", cache)
-        if found.exact_for(traits):
+        if found.exact_for(traits) and (cache == "boundary(refresh=1)") == isinstance(traits.attention, Recurrent):
             ours = decode(denoiser, crowd(strategy(*axes, found))).answers
             assert ours == plain, f"{cache} gives {ours}, no cache {plain}"

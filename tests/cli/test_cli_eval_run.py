@@ -31,6 +31,10 @@ def test_a_run_is_printed_kept_and_shown(cli: Run, llada: Path, tmp_path: Path) 
     other = cli(*line, "--seed", "3")
     assert other.code == 2
     assert "0 (seed)" in other.err
+    (out / "timing.json").write_text("{}")
+    damaged = cli("eval", "show", out)
+    assert damaged.code == 2
+    assert "timing.json; expected the times" in damaged.err
 
 
 def test_a_part_says_that_it_is_one(cli: Run, llada: Path, tmp_path: Path) -> None:

@@ -36,7 +36,11 @@ POLICIES = (
     "dream_carry(steps=5)",
     "left_to_right",
     "v2_threshold(0.6, block=4)",
+    "ddpm(steps=5)",
+    "ddim(steps=5, eta=0.5)",
+    "dpmpp(steps=5, clamp=0.4)",
 )
+LATENT = POLICIES[-3:]
 CACHES = (
     "none",
     "prefix",
@@ -50,6 +54,9 @@ CACHES = (
     "sub_block(refresh=1)",
     "v2_cache(4, length=2)",
     "v2_cache(4, length=2, sub_blocks=True)",
+    "boundary",
+    "boundary(refresh=1)",
+    "boundary(refresh=2)",
 )
 SUB_BLOCKS = ("block-causal", "block-causal-off-grid", "context-causal")
 
@@ -85,6 +92,10 @@ def legal(cell: Cell) -> bool:
     if cell.schedule == "blocks(2)" and (cell.traits not in SUB_BLOCKS or cell.policy not in POLICIES[:3]):
         return False
     if cell.traits == "autoregressive" and (cell.schedule, cell.policy) != ("growing(1)", "left_to_right"):
+        return False
+    if cell.policy in LATENT and cell.traits != "recurrent":
+        return False
+    if cell.traits == "recurrent" and cell.policy not in (*POLICIES[:3], "dream('origin', steps=6)", *LATENT):
         return False
     if cell.schedule == "growing(1)" and cell.policy != "left_to_right":
         return False

@@ -95,7 +95,7 @@ def test_its_specs_are_refused_like_ours() -> None:
 def test_its_config_is_refused_by_key() -> None:
     family = catalog.load("model", "example")
     for key, value in (("width", 33), ("mask_token_id", 64), ("dropout", 0.1), ("depth", "two")):
-        read = family.traits if key == "mask_token_id" else family.to_transformer
+        read = family.traits if key == "mask_token_id" else family.shape
         with pytest.raises(CheckpointError, match=key):
             read({**CONFIG, key: value})
 

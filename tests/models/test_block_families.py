@@ -32,7 +32,7 @@ CAUSAL_7B = PUBLISHED_7B | {"model_type": "unmask_context_causal"}
 
 
 def shape_of(config: dict[str, Any]) -> Any:
-    return find_family(config).to_transformer(config)
+    return find_family(config).shape(config)
 
 
 def traits_of(config: dict[str, Any]) -> Any:

@@ -12,7 +12,7 @@ from unmask.models.shapes import SHAPES, shape_config
 
 
 def shape_of(config):
-    return find_family(config).to_transformer(config)
+    return find_family(config).shape(config)
 
 
 def traits_of(config):
@@ -151,7 +151,7 @@ def test_pieces_cover_every_parameter_once(config):
     from unmask.models.load import empty_model
 
     family = find_family(config)
-    cfg = family.to_transformer(config)
+    cfg = family.shape(config)
     model = empty_model(cfg, torch.float32, torch.device("cpu"))
     rows = {name: [0] * p.shape[0] for name, p in model.named_parameters()}
     for piece in pieces(family.names, cfg):
@@ -167,7 +167,7 @@ def test_published_sizes():
     for shape, expected in sizes.items():
         config = shape_config(shape)
         family = find_family(config)
-        assert sum(prod(p.shape) for p in pieces(family.names, family.to_transformer(config))) == expected
+        assert sum(prod(p.shape) for p in pieces(family.names, family.shape(config))) == expected
     assert set(SHAPES) == {"llada-mid", "dream-mid", "v2-mid", "llada-8b", "dream-7b"}
 
 

@@ -25,7 +25,7 @@ def rotate(x, theta):
 
 def plain_forward(config, raw, ids):
     family = find_family(config)
-    cfg, names = family.to_transformer(config), family.names
+    cfg, names = family.shape(config), family.names
 
     def linear(x, name):
         return F.linear(x, raw[name + ".weight"], raw.get(name + ".bias"))

@@ -112,7 +112,7 @@ def test_a_merged_model_is_saved_under_the_published_names(tmp_path):
         "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 64, "tie_word_embeddings": True,
         "max_position_embeddings": 128,
     }  # fmt: skip
-    model = Transformer(find_family(config).to_transformer(config))
+    model = Transformer(find_family(config).shape(config))
     model.init_weights(0)
     names = set(published_tensors(model, config))
     trained(model, LoraConfig(4))

@@ -10,7 +10,7 @@ from collections.abc import Sequence as Seq
 
 from torch import Tensor
 
-from unmask.cache.plans import forward, lowest, reach, whole_blocks
+from unmask.cache.plans import forward, lowest, must_have_keys, reach, whole_blocks
 from unmask.cache.prefix import Entered, entering
 from unmask.core.spec import component, option
 from unmask.core.types import Block, BlockCausal, Candidates, Peers, Plan, Sequence, Traits
@@ -27,6 +27,7 @@ class Dual:
         return self.refresh == 1 or isinstance(traits.attention, BlockCausal)
 
     def init(self, seq: Sequence) -> Entered:
+        must_have_keys(seq.traits, "dual")
         return Entered()
 
     def plan(

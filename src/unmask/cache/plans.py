@@ -8,7 +8,7 @@ from typing import Literal
 from torch import Tensor
 
 from unmask.core.errors import RequestError
-from unmask.core.types import Block, BlockCausal, Plan, Sequence, Span, Spans, Traits
+from unmask.core.types import Block, BlockCausal, Plan, Recurrent, Sequence, Span, Spans, Traits
 
 Kind = Literal["full", "partial", "shallow", "commit", "prefill"]
 
@@ -49,6 +49,14 @@ def must_be_causal(traits: Traits, name: str) -> None:
         raise RequestError(
             f"cache {name}",
             expected="a causal or block-causal model",
-            got="full attention",
-            remedy="use prefix or dual",
+            got="a recurrent model" if isinstance(traits.attention, Recurrent) else "full attention",
+            remedy="use boundary" if isinstance(traits.attention, Recurrent) else "use prefix or dual",
+        )
+
+
+def must_have_keys(traits: Traits, name: str) -> None:
+    """Refuses models without keys and values, which have no rows to keep."""
+    if isinstance(traits.attention, Recurrent):
+        raise RequestError(
+            f"cache {name}", expected="a model with attention", got="a recurrent one", remedy="use none or boundary"
         )

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from unmask.cache.plans import forward, lowest, reach, whole_blocks
+from unmask.cache.plans import forward, lowest, must_have_keys, reach, whole_blocks
 from unmask.core.spec import component, option
 from unmask.core.types import Block, BlockCausal, Candidates, Peers, Plan, Sequence, Traits
 
@@ -35,6 +35,7 @@ class Prefix:
         return self.refresh == 1 or isinstance(traits.attention, BlockCausal)
 
     def init(self, seq: Sequence) -> Entered:
+        must_have_keys(seq.traits, "prefix")
         return Entered()
 
     def plan(

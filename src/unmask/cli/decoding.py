@@ -27,6 +27,8 @@ IGNORED = {
     "trust_remote_code": "no code of a checkpoint is ever run",
 }
 """Switches of published scripts that need no counterpart, and why."""
+SAMPLERS = {"ddpm": "ddpm", "ddim": "ddim", "dpmpp": "dpmpp", "masked": "dream(alg='origin')"}
+"""Samplers of BiRWKV by their usual names, and the policies they are."""
 DUAL_CACHE = ("--dual_cache", "--if_cache_position", "--use_block_cache")
 """One switch in its published spellings: Fast-dLLM's scripts, and Fast-dLLM v2's."""
 
@@ -97,7 +99,7 @@ def _add_length(parser: Parser) -> None:
     parser.option(
         g,
         "--steps",
-        hidden=("--diffusion_steps", "--diffusion-steps", "--gen_steps"),
+        hidden=("--diffusion_steps", "--diffusion-steps", "--gen_steps", "--num_steps", "--num-steps"),
         type=integer(1, MOST),
         metavar="N",
         help="forwards for the whole answer, for policies that count them (default: 128)",
@@ -134,7 +136,15 @@ def _add_strategy(parser: Parser) -> None:
     parser.option(
         g, "--policy", metavar="SPEC", help='which places settle: "threshold(0.9)", "low_confidence", "entropy" ...'
     )
-    parser.option(g, "--cache", metavar="SPEC", help="what is not recomputed: none, prefix, dual, block, sub_block")
+    parser.option(
+        g,
+        "--sampler",
+        choices=tuple(SAMPLERS),
+        help="how a model that denoises vectors (BiRWKV) writes: by continuous diffusion, or by its masks",
+    )
+    parser.option(
+        g, "--cache", metavar="SPEC", help="what is not recomputed: none, prefix, dual, block, sub_block, boundary"
+    )
     parser.option(g, "--schedule", metavar="SPEC", help='"blocks(32)", "whole" or "growing(32)" (default: blocks)')
     parser.option(g, "--remasking", choices=("low_confidence", "random"), help="LLaDA's name for the policy")
     parser.option(
@@ -213,6 +223,10 @@ def resolve(args: argparse.Namespace) -> tuple[DecodeOptions, int | None, list[s
     fields = {name: getattr(args, name) for name in DecodeOptions.__dataclass_fields__ if hasattr(args, name)}
     if args.settings is not None:
         fields |= _of_file(args)
+    if args.sampler is not None:
+        if args.policy is not None:
+            raise InputError("--sampler and --policy", expected="one of them", got=f"{args.sampler}, {args.policy}")
+        fields["policy"] = SAMPLERS[args.sampler]
     if args.cache is not None and (fields["use_cache"] or fields["dual_cache"]):
         raise InputError("--cache", expected="either --cache or the published --use_cache", got="both")
     if args.max_tokens is not None and args.gen_length is not None and args.max_tokens != args.gen_length:

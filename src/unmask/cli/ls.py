@@ -51,7 +51,7 @@ def _short(as_json: bool) -> int:
         return 0
     for plural, lines in table.items():
         print(f"{plural}:\n{columns(list(lines.items()))}")
-    print("\nmore: unmask ls models | policies | caches | schedules | tasks | protocols | ops | sandbox")
+    print("\nmore: unmask ls models | policies | caches | schedules | tasks | noises | protocols | ops | sandbox")
     return 0
 
 
@@ -164,7 +164,9 @@ def _ops(as_json: bool) -> int:
     if as_json:
         print_json(rows)
     else:
-        print(columns([(r["name"], r["kernel"], r["meaning"]) for r in rows], ""))
+        print(columns([(r["name"], r["kernel"].splitlines()[0], r["meaning"]) for r in rows], ""))
+        for line in (f"{r['name']}: {more}" for r in rows for more in r["kernel"].splitlines()[1:]):
+            print(line)
     return 0
 
 

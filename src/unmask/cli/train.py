@@ -1,14 +1,16 @@
-"""`unmask train RECIPE`: trains a model; a killed run goes on where it stood with --resume."""
+"""`unmask train RECIPE`: trains a model; a killed run goes on where it stood with --resume. `unmask train birwkv` has a
+command line of its own."""
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from unmask.cli.inputs import need_file
 from unmask.cli.output import Notices, print_json
@@ -17,15 +19,21 @@ from unmask.core.errors import InputError
 
 if TYPE_CHECKING:
     from unmask.train.events import Done, TrainEvent
+    from unmask.train.recipe import Recipe
 
 EXAMPLES = """\
   unmask train recipes/nano_llada.yaml --out runs/nano-llada
   unmask train recipes/nano_llada.yaml run.steps=200 optim.lr=0.002 --out runs/try
-  unmask train recipes/nano_llada.yaml --out runs/nano-llada --resume          after a crash or Ctrl-C"""
+  unmask train recipes/nano_llada.yaml --out runs/nano-llada --resume          after a crash or Ctrl-C
+  unmask train birwkv --help                                                   a recurrent diffusion model from flags"""
 
 
 def main(argv: Sequence[str]) -> int:
     """Prints the folder of the finished model on stdout; progress goes to stderr and to metrics.jsonl."""
+    if argv and argv[0] == "birwkv":
+        from unmask.cli.train_birwkv import main as birwkv
+
+        return birwkv(argv[1:])
     parser = Parser(
         "unmask train",
         "Train a model from a recipe. Progress is on stderr, numbers are in OUT/metrics.jsonl.",
@@ -49,15 +57,34 @@ def main(argv: Sequence[str]) -> int:
     recipe = load_recipe(args.recipe, args.overrides)
     out = Path(args.out or Path("runs") / recipe.name)
     check_folder(out, args.resume, out)
+    try:
+        return run_recipe(recipe, out, args.quiet, args.json)
+    except KeyboardInterrupt:
+        Notices(args.quiet).say(f"stopped; the last checkpoint is whole. Go on with --out {out} --resume")
+        raise
+
+
+def run_recipe(
+    recipe: Recipe, out: Path, quiet: bool, as_json: bool, beside: Mapping[str, Mapping[str, Any]] | None = None
+) -> int:
+    """Trains and says how it goes. beside: JSON files written into the run's folder before the first step."""
     from unmask.train.trainer import Trainer
 
     with unmade(out):
         trainer = Trainer(recipe, out)
-    try:
-        return watch(trainer.fit(), args.quiet, _json if args.json else _folder)
-    except KeyboardInterrupt:
-        Notices(args.quiet).say(f"stopped; the last checkpoint is whole. Go on with --out {out} --resume")
-        raise
+    return watch(_noted(trainer.fit(), out, beside or {}), quiet, _json if as_json else _folder)
+
+
+def _noted(events: Iterator[TrainEvent], out: Path, beside: Mapping[str, Mapping[str, Any]]) -> Iterator[TrainEvent]:
+    """Writes the files when the run has begun: one that refuses its checkpoint leaves those of the run before."""
+    from unmask.sinks.files import write_text
+    from unmask.train.events import Started
+
+    for event in events:
+        if isinstance(event, Started):
+            for name, content in beside.items():
+                write_text(out / name, json.dumps(content, indent=2) + "\n")
+        yield event
 
 
 def check_overrides(overrides: Sequence[str]) -> None:

@@ -1,7 +1,7 @@
 """What exists, by kind: one line each (name, module path, meaning). Nothing is imported until it is asked for.
 
 Outside packages add lines by entry point (`unmask.policies`, `unmask.caches`, `unmask.schedules`, `unmask.models`,
-`unmask.tasks`).
+`unmask.tasks`, `unmask.noises`).
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ KINDS = {
     "model": "models",
     "profile": "profiles",
     "task": "tasks",
+    "noise": "noises",
 }
 
 _LINES: dict[str, tuple[Entry, ...]] = {
@@ -76,6 +77,13 @@ _LINES: dict[str, tuple[Entry, ...]] = {
             "the leftmost open position: autoregressive decoding",
         ),
         Entry(
+            "ddpm",
+            "unmask.decode.gaussian:Ddpm",
+            "continuous diffusion: ancestral sampling of the tokens' vectors (BiRWKV)",
+        ),
+        Entry("ddim", "unmask.decode.gaussian:Ddim", "continuous diffusion: DDIM, deterministic at eta 0"),
+        Entry("dpmpp", "unmask.decode.gaussian:DpmSolverPlusPlus", "continuous diffusion: DPM-Solver++(2M), few steps"),
+        Entry(
             "v2_threshold",
             "unmask.decode.fast_dllm_v2:V2Threshold",
             "Fast-dLLM v2 as published: above a confidence; a block's first token without a test",
@@ -114,6 +122,11 @@ _LINES: dict[str, tuple[Entry, ...]] = {
             "the same, and inside a block only the open sub-block is recomputed (Fast-dLLM v2)",
         ),
         Entry(
+            "boundary",
+            "unmask.cache.boundary:Boundary",
+            "recurrent models: the open block between the states at its two ends; constant memory",
+        ),
+        Entry(
             "v2_cache", "unmask.cache.fast_dllm_v2:V2Cache", "Fast-dLLM v2 as published: its forwards, quirks included"
         ),
     ),
@@ -131,6 +144,11 @@ _LINES: dict[str, tuple[Entry, ...]] = {
             "autoregressive models adapted with a causal context (block diffusion; NBDiff)",
         ),
         Entry("sdar", "unmask.models.sdar:FAMILY", "SDAR (dense) checkpoints (block diffusion)"),
+        Entry(
+            "birwkv",
+            "unmask.models.birwkv:FAMILY",
+            "BiRWKV-LLaDA: bidirectional recurrence, masks and continuous diffusion in one model",
+        ),
         Entry("qwen2", "unmask.models.qwen2:FAMILY", "autoregressive Qwen2 / Qwen2.5 checkpoints (baseline, parents)"),
         Entry("llama", "unmask.models.llama:FAMILY", "autoregressive Llama-shaped checkpoints (baseline, parents)"),
     ),
@@ -176,6 +194,21 @@ _LINES: dict[str, tuple[Entry, ...]] = {
             "synthetic",
             "unmask.evals.tasks.synthetic_task:Synthetic",
             "this project's generated problems: copy, sort, sudoku, word problems, ...",
+        ),
+    ),
+    "noise": (
+        Entry(
+            "logsnr_linear",
+            "unmask.noise.gaussian:LogSnrLinear",
+            "continuous diffusion: the log SNR falls evenly (the default)",
+        ),
+        Entry("linear", "unmask.noise.gaussian:Linear", "continuous diffusion: betas rise evenly (DDPM)"),
+        Entry("cosine", "unmask.noise.gaussian:Cosine", "continuous diffusion: a squared cosine (Improved DDPM)"),
+        Entry("sigmoid", "unmask.noise.gaussian:Sigmoid", "continuous diffusion: betas rise in an S"),
+        Entry(
+            "logit_normal",
+            "unmask.noise.gaussian:LogitNormal",
+            "continuous diffusion: levels drawn normally around a mean (ELF)",
         ),
     ),
 }

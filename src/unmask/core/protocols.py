@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence as Seq
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
     from unmask.core.events import Event
-    from unmask.core.types import Batch, Block, Candidates, Commit, Forwarded, Head, Peers, Plan, Sequence, Span, Traits
+    from unmask.core.types import (
+        Batch,
+        Block,
+        Candidates,
+        Commit,
+        Forwarded,
+        Head,
+        Latent,
+        Peers,
+        Plan,
+        Sequence,
+        Span,
+        Traits,
+    )
 
 
 class Store(Protocol):
@@ -36,6 +49,10 @@ class Denoiser(Protocol):
 
     @property
     def head(self) -> Head: ...
+
+    @property
+    def table(self) -> Tensor | None:
+        """The tokens' vectors [V, E] that continuous diffusion runs on; None for models without."""
 
     @property
     def device(self) -> torch.device: ...
@@ -66,6 +83,9 @@ class Noise(Protocol):
     def gumbel(self, step: int, length: int, positions: Tensor, vocab: int) -> Tensor:
         """float64 [K, V] uniforms, drawn as LLaDA draws them for the whole canvas."""
 
+    def normal(self, step: int, positions: Tensor, dim: int) -> Tensor:
+        """float64 [K, dim] standard normal numbers."""
+
 
 class BlockSchedule(Protocol):
     """Which blocks are open now, and how far the canvas reaches."""
@@ -82,7 +102,7 @@ class DecodePolicy(Protocol):
 
     @property
     def scores(self) -> tuple[str, ...]:
-        """What the decision reads besides token and prob: "margin", "entropy"."""
+        """What the decision reads besides token and prob: "margin", "entropy", "mean" (and "nearest" with it)."""
 
     def init(self, seq: Sequence) -> Any: ...
 
@@ -91,6 +111,14 @@ class DecodePolicy(Protocol):
     def decide(
         self, seq: Sequence, want: Tensor, candidates: Candidates, state: Any, noise: Noise
     ) -> tuple[Commit, Any]: ...
+
+
+@runtime_checkable
+class LatentPolicy(Protocol):
+    """A decode policy that denoises vectors: what it writes before its last step are nearest tokens, for the eye."""
+
+    def latent(self, seq: Sequence, open: Seq[Block], state: Any, noise: Noise) -> tuple[Latent, Any]:
+        """The vectors that the next forward reads, and the state that knows them."""
 
 
 class CachePolicy(Protocol):

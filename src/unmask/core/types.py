@@ -70,7 +70,33 @@ class BlockCausal:
         return tuple(runs)
 
 
-Attention = Full | BlockCausal
+@dataclass(frozen=True)
+class Recurrent:
+    """Every row reads every row, through states that run along the sequence in both directions; a forward over a part
+    of the rows needs the states at its ends (BiRWKV).
+
+    Args:
+        boundaries: the model can keep those states between forwards (a layer with attention cannot).
+    """
+
+    boundaries: bool = True
+
+    def visible(self, query: Spans, horizon: int, final: int = 0) -> tuple[Run, ...]:
+        """As in `Full`."""
+        return ((rows_in(query), ((0, horizon),)),)
+
+
+Attention = Full | BlockCausal | Recurrent
+
+
+@dataclass(frozen=True)
+class LatentSpace:
+    """Where continuous diffusion runs: a vector of `dim` numbers per position, noise levels from `high` (clean) down to
+    `low`, as log signal-to-noise ratios in nats."""
+
+    dim: int
+    low: float
+    high: float
 
 
 @dataclass(frozen=True)
@@ -84,6 +110,7 @@ class Traits:
         pad_id: the padding id, if any.
         max_len: longest canvas the checkpoint was made for.
         grid_origin: where blocks are counted from, "prompt" (its end) or "zero".
+        latent: for models that also denoise vectors (continuous diffusion).
     """
 
     mask_id: int | None
@@ -93,6 +120,7 @@ class Traits:
     pad_id: int | None = None
     max_len: int = 4096
     grid_origin: Literal["prompt", "zero"] = "prompt"
+    latent: LatentSpace | None = None
 
 
 # ---- what a user asks for --------------------------------------------------------------------------------------------
@@ -265,21 +293,52 @@ class Lane:
 
 
 @dataclass(frozen=True)
+class Latent:
+    """Noised vectors of one sequence: positions [K], vectors and hint (the last estimate of the clean ones) [K, E], and
+    their log signal-to-noise ratio."""
+
+    positions: Tensor
+    vectors: Tensor
+    hint: Tensor
+    level: float
+
+
+@dataclass(frozen=True)
+class Latents:
+    """The same for the packed rows of a batch: noisy [N] says which rows have vectors and hint [N, E]; level is one per
+    lane."""
+
+    noisy: Tensor
+    vectors: Tensor
+    hint: Tensor
+    level: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class Batch:
-    """Packed query rows of all lanes. ids [N], positions [N] (absolute), need [W] (row indices into N)."""
+    """Packed query rows of all lanes. ids [N], positions [N] (absolute), need [W] (row indices into N).
+
+    latents: where some sequence denoises vectors. dropped [N]: rows that a guidance lane leaves out, where there is
+        one.
+    """
 
     ids: Tensor
     positions: Tensor
     need: Tensor
     lanes: tuple[Lane, ...]
+    latents: Latents | None = None
+    dropped: Tensor | None = None
 
 
 @dataclass(frozen=True)
 class Forwarded:
-    """hidden [W, C]: final-norm states of the needed rows, lane after lane. probes: one tensor per lane and probe."""
+    """hidden [W, C]: final-norm states of the needed rows, lane after lane. probes: one tensor per lane and probe.
+    clean [W, E]: the model's own estimate of the clean vectors, where it does not follow from its token
+    distribution."""
 
     hidden: Tensor
     probes: tuple[tuple[Tensor, ...], ...] = ()
+    clean: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -292,17 +351,19 @@ class Head:
 
 @dataclass(frozen=True)
 class Candidates:
-    """What the model proposes at the wanted positions; every tensor [W] on the CPU."""
+    """What the model proposes at the wanted positions; every tensor [W] on the CPU. mean [W, E]: the expected clean
+    vector; nearest [W, E]: the vector of `token`."""
 
     token: Tensor
     prob: Tensor
     margin: Tensor | None = None
     entropy: Tensor | None = None
+    mean: Tensor | None = None
+    nearest: Tensor | None = None
 
     def slice(self, a: int, b: int) -> Candidates:
-        margin = None if self.margin is None else self.margin[a:b]
-        entropy = None if self.entropy is None else self.entropy[a:b]
-        return Candidates(self.token[a:b], self.prob[a:b], margin, entropy)
+        optional = (self.margin, self.entropy, self.mean, self.nearest)
+        return Candidates(self.token[a:b], self.prob[a:b], *(None if t is None else t[a:b] for t in optional))
 
 
 @dataclass(frozen=True)

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence as Seq
 
 import torch
 from torch import Tensor
 
 from unmask.core.protocols import Guidance
-from unmask.core.types import Batch, Lane, Plan, Sequence, Spans, rows_in
+from unmask.core.types import Batch, Lane, Latent, Latents, Plan, Sequence, Spans, rows_in
 
-Item = tuple[Sequence, Guidance | None, tuple[int, ...], Plan]
+Item = tuple[Sequence, Guidance | None, tuple[int, ...], Plan, Latent | None]
 
 
-def collate(items: Iterable[Item]) -> Batch:
+def collate(items: Seq[Item]) -> Batch:
     """One batch for the plans: guidance lanes of a sequence follow one another, each with its own slot."""
     ids, positions, need, lanes, base = [], [], [], [], 0
-    for seq, guidance, slots, plan in items:
+    dropped, found = [], []
+    for seq, guidance, slots, plan, latent in items:
         at = positions_of(plan.query)
         rows = rows_of(plan.query, plan.need)
         for i, slot in enumerate(slots):
@@ -25,8 +26,29 @@ def collate(items: Iterable[Item]) -> Batch:
             positions.append(at)
             need.append(rows + base)
             lanes.append(Lane(slot, plan))
+            dropped.append(seq.fixed[at] if i else torch.zeros_like(seq.fixed[at]))
+            found.append(latent)
             base += rows_in(plan.query)
-    return Batch(torch.cat(ids), torch.cat(positions), torch.cat(need), tuple(lanes))
+    guided = torch.cat(dropped) if len({id(s) for s, *_ in items}) < len(lanes) else None
+    return Batch(
+        torch.cat(ids), torch.cat(positions), torch.cat(need), tuple(lanes), _latents(positions, found), guided
+    )
+
+
+def _latents(positions: list[Tensor], found: list[Latent | None]) -> Latents | None:
+    """The lanes' vectors at their rows of the packed batch; None where no sequence has any."""
+    dim = next((latent.vectors.shape[1] for latent in found if latent is not None), None)
+    if dim is None:
+        return None
+    noisy = [torch.zeros(len(at), dtype=torch.bool) for at in positions]
+    vectors, hint = ([torch.zeros(len(at), dim) for at in positions] for _ in range(2))
+    for i, latent in enumerate(found):
+        if latent is not None:
+            rows = torch.searchsorted(positions[i], latent.positions)
+            noisy[i][rows] = True
+            vectors[i][rows], hint[i][rows] = latent.vectors, latent.hint
+    levels = tuple(0.0 if latent is None else latent.level for latent in found)
+    return Latents(torch.cat(noisy), torch.cat(vectors), torch.cat(hint), levels)
 
 
 def _lane_ids(seq: Sequence, guidance: Guidance, lane: int) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from unmask.core.errors import RequestError, RunError, UnmaskError
 from unmask.core.events import Accepted, BlockDone, Event, Failed, Finished, Opened, Probed, Stepped, Work
-from unmask.core.protocols import Denoiser, Noise
+from unmask.core.protocols import Denoiser, LatentPolicy, Noise
 from unmask.core.types import (
     FILL,
     REMASK,
@@ -24,6 +24,7 @@ from unmask.core.types import (
     Candidates,
     Commit,
     Forwarded,
+    Latent,
     Peers,
     Plan,
     Probe,
@@ -52,6 +53,7 @@ class _Job:
     riding: bool = False
     lane: int = 0
     """Index of its first lane in the batch."""
+    latent: Latent | None = None
     candidates: Candidates | None = None
 
 
@@ -198,7 +200,7 @@ class Engine:
                 plan = replace(plan, probes=plan.probes + seq.request.probes)
             if seq.kept and not seq.nfe:
                 self.stats.reused += min(seq.kept, plan.query[0][0])
-            jobs.append(_Job(run, open, want, plan, riding))
+            jobs.append(_Job(run, open, want, plan, riding, latent=_latent(run, open)))
         return jobs
 
     def _pass(self, jobs: list[_Job], events: list[Event]) -> list[_Job]:
@@ -221,7 +223,7 @@ class Engine:
         return again
 
     def _forward(self, jobs: list[_Job]) -> tuple[Forwarded, list[tuple[int, int]]]:
-        batch = collate([(j.run.seq, j.run.strategy.guidance, j.run.slots, j.plan) for j in jobs])
+        batch = collate([(j.run.seq, j.run.strategy.guidance, j.run.slots, j.plan, j.latent) for j in jobs])
         lane = 0
         for job in jobs:
             job.lane = lane
@@ -242,22 +244,25 @@ class Engine:
             groups.setdefault((s.sampling, s.guidance, s.policy.scores), []).append(job)
         for (sampling, guidance, wanted), members in groups.items():
             lanes = 1 if guidance is None else guidance.lanes
-            hidden = [
-                torch.cat([forwarded.hidden[slice(*spans[j.lane + lane])] for j in members]) for lane in range(lanes)
-            ]
+
+            def of_lanes(rows: Tensor, members: list[_Job] = members, lanes: int = lanes) -> list[Tensor]:
+                return [torch.cat([rows[slice(*spans[j.lane + i])] for j in members]) for i in range(lanes)]
+
             uniforms = (
                 _Uniforms(members, sampling.gumbel, self.denoiser.head.weight.shape[0])
                 if sampling.temperature
                 else None
             )
             found = score(
-                hidden,
+                of_lanes(forwarded.hidden),
                 self.denoiser.head,
                 sampling,
                 mask_id=self.denoiser.traits.mask_id,
                 combine=None if guidance is None else guidance.combine,
                 wanted=wanted,
                 uniforms=uniforms,
+                table=self.denoiser.table if "mean" in wanted else None,
+                clean=None if forwarded.clean is None else of_lanes(forwarded.clean),
             )
             at = 0
             for job in members:
@@ -337,6 +342,8 @@ class Engine:
         run.ended = commit.end
         if not run.strategy.early_stop:
             return None
+        if commit.busy and isinstance(run.strategy.policy, LatentPolicy):
+            return None  # what it writes on the way is for the eye
         holes = seq.holes(seq.request.prompt_len, seq.length)
         settled = int(holes[0]) if holes.numel() else seq.length
         if settled == run.settled and commit.kind == FILL:
@@ -476,6 +483,15 @@ def _located(probe: Probe, layers: int) -> Probe:
     if not -layers <= probe.layer < layers:
         raise RequestError(f"probe {probe.kind}: layer", expected=f"{-layers} to {layers - 1}", got=str(probe.layer))
     return replace(probe, layer=probe.layer % layers)
+
+
+def _latent(run: Running, open: tuple[Block, ...]) -> Latent | None:
+    """The vectors its policy denoises, if it is one that does."""
+    policy, seq = run.strategy.policy, run.seq
+    if not isinstance(policy, LatentPolicy):
+        return None
+    found, seq.policy_state = policy.latent(seq, open, seq.policy_state, run.noise)
+    return found
 
 
 def _lanes(request: Request) -> int:

@@ -50,6 +50,11 @@ class PositionNoise:
         rows, columns = positions.numpy()[:, None], np.arange(vocab)[None, :]
         return hashed(self.seed, zlib.crc32(b"gumbel"), step, rows, columns)
 
+    def normal(self, step: int, positions: Tensor, dim: int) -> Tensor:
+        """float64 [K, dim], by the inverse of the normal distribution function."""
+        rows, columns = positions.numpy()[:, None], np.arange(dim)[None, :]
+        return torch.special.ndtri(hashed(self.seed, zlib.crc32(b"normal"), step, rows, columns))
+
 
 class StreamNoise:
     """A shared torch generator; the rows of a cohort draw from it in their order."""
@@ -72,3 +77,7 @@ class StreamNoise:
             if column in wanted:
                 out[wanted[column]] = row
         return out
+
+    def normal(self, step: int, positions: Tensor, dim: int) -> Tensor:
+        """float64 [K, dim], in the order of the rows."""
+        return torch.randn(positions.shape[0], dim, dtype=torch.float64, generator=self.generator)

@@ -13,7 +13,7 @@ from typing import Any
 
 from unmask.core import catalog, spec
 from unmask.core.errors import ConfigError
-from unmask.core.types import BlockCausal, Sampling, Strategy, Traits
+from unmask.core.types import BlockCausal, Recurrent, Sampling, Strategy, Traits
 from unmask.engine.options import COLDEST, HOTTEST, STRONGEST, DecodeOptions
 
 BLOCK, SUB_BLOCK, THRESHOLD = 32, 8, 0.9
@@ -21,8 +21,11 @@ SWITCHES: dict[str, dict[tuple[str, ...], str]] = {
     "canvas": {("use_cache", "dual_cache"): "dual", ("use_cache",): "prefix"},
     "block": {("dual_cache",): "sub_block", ("use_cache",): "block"},
     "autoregressive": {("use_cache",): "block"},
+    "recurrent": {("dual_cache",): "boundary", ("use_cache",): "boundary"},
 }
 """Published switches -> the cache they mean on a kind of model; the first line whose switches are all given counts."""
+LATENT = ("ddpm", "ddim", "dpmpp")
+"""Policies that denoise vectors: they have a number of steps of their own, and the whole answer is one block."""
 V2_PARTS = {"schedule": "v2_blocks", "policy": "v2_threshold", "cache": "v2_cache"}
 """Fast-dLLM v2's sampler: each part relies on the other two."""
 
@@ -90,8 +93,8 @@ def default(said: Said, traits: Traits, family: str, gen_length: int) -> Strateg
     if traits.mask_id is None:
         return _autoregressive(said, traits)
     name, given = _policy_name(said)
-    policy = _fill("policy", name, given, said, {"steps": gen_length})
-    schedule = _schedule(said, traits)
+    policy = _fill("policy", name, given, said, {} if name in LATENT else {"steps": gen_length})
+    schedule = _schedule(said, traits, "whole" if name in LATENT else "blocks")
     cache = catalog.parse("cache", _cache(said, traits, "none"))
     return Strategy(schedule, policy, cache, _guidance(said), _sampling(said, traits))
 
@@ -141,9 +144,12 @@ def _fill(kind: str, name: str, given: str | None, said: Said, defaults: dict[st
 
 
 def kind_of(traits: Traits) -> str:
-    """What a model of these traits decodes: a "canvas", "block"s, or one token at a time ("autoregressive")."""
+    """What a model of these traits decodes: a "canvas" (by attention, or "recurrent"), "block"s, or one token at a time
+    ("autoregressive")."""
     if traits.mask_id is None:
         return "autoregressive"
+    if isinstance(traits.attention, Recurrent):
+        return "recurrent"
     return "block" if isinstance(traits.attention, BlockCausal) else "canvas"
 
 
@@ -164,9 +170,9 @@ def _cache(said: Said, traits: Traits, otherwise: str) -> str:
     return otherwise
 
 
-def _schedule(said: Said, traits: Traits) -> Any:
+def _schedule(said: Said, traits: Traits, otherwise: str = "blocks") -> Any:
     given = said.take("schedule")
-    name = spec.split(given)[0] if given else "blocks"
+    name = spec.split(given)[0] if given else "blocks" if said.has("block_length") else otherwise
     cls = catalog.load("schedule", name)
     takes_length = name != V2_PARTS["schedule"] and any(f.name == "length" for f in dataclasses.fields(cls))
     _, args, kwargs = spec.split(given) if given else (name, [], {})

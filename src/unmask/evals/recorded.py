@@ -34,6 +34,7 @@ class Traced:
         self.inner = inner
         self.traits, self.head, self.layers, self.device = inner.traits, inner.head, inner.layers, inner.device
         self.support, self.new_store, self.grow_store = inner.support, inner.new_store, inner.grow_store
+        self.table = inner.table
         self.calls: list[list[int]] = []
 
     def __call__(self, batch: Batch, store: KVStore) -> Forwarded:

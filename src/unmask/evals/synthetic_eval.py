@@ -29,6 +29,7 @@ COUNT = 500
 ONE_PER_STEP = {"policy": "low_confidence(steps=100000)"}
 SMALL_CANVAS: dict[str, dict[str, Any]] = {
     "canvas": {"gen_length": 48, "schedule": "blocks(16)"},
+    "recurrent": {"gen_length": 48, "schedule": "whole"},
     "block": {"gen_length": 48, "cache": "block"},
     "autoregressive": {"gen_length": 48},
 }
@@ -47,11 +48,12 @@ IN_ORDER: dict[str, dict[str, Any]] = {
 """Left to right, for models made from autoregressive ones."""
 CACHES = {
     "canvas": ("none", "prefix", "dual"),
+    "recurrent": ("none", "boundary"),
     "block": ("none", "block", "sub_block"),
     "autoregressive": ("none", "block"),
 }
 """Caches of a grid by the kind of model."""
-EXACT = {"canvas": "none", "block": "block", "autoregressive": "block"}
+EXACT = {"canvas": "none", "recurrent": "none", "block": "block", "autoregressive": "block"}
 """The cheapest cache that changes nothing, by the kind of model."""
 
 
@@ -134,6 +136,7 @@ def grid(model: Model) -> dict[str, dict[str, Any]]:
         "autoregressive": {"left to right": {}},
         "block": {**POLICIES, **IN_ORDER},
         "canvas": POLICIES,
+        "recurrent": POLICIES,
     }
     policies = choices[kind]
     return {f"{name}, {c}": {**options, "cache": c} for name, options in policies.items() for c in CACHES[kind]}

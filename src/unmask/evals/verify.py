@@ -28,6 +28,7 @@ from unmask.engine.profiles import lenient
 from unmask.evals import verify_v2
 from unmask.evals.likelihood import round_value
 from unmask.evals.recorded import Traced, differences, forward, trace_differences
+from unmask.models.backbone import transformer_of
 from unmask.models.denoiser import TransformerDenoiser
 from unmask.models.load import load_model
 
@@ -145,7 +146,7 @@ def _read(folder: Path) -> tuple[Path, dict[str, Any]]:
 def _run_folder(folder: Path, data: dict[str, Any]) -> Iterator[CaseResult]:
     loaded = load_model(folder, dtype="fp32", device="cpu")
     traits = replace(loaded.traits, mask_id=data["mask_id"])
-    denoiser = TransformerDenoiser(loaded.model, traits)
+    denoiser = TransformerDenoiser(transformer_of(loaded.model, f"verify {folder}"), traits)
     family = loaded.family.name
     tensors = _tensors(folder, data)
     for case in data["cases"]:

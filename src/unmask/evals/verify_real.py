@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from unmask.models.backbone import transformer_of
 from unmask.models.plan import plan
 from unmask.pipeline import Model, load
 
@@ -129,8 +130,9 @@ def _fingerprint(model: Model) -> dict[str, Any]:
     ids = [(i * step) % model.vocab_size for i in range(24)]
     ids += [model.traits.mask_id] * 8 if model.traits.mask_id is not None else []
     row = torch.tensor([ids], device=model.denoiser.device)
-    hidden = model.denoiser.model(row, causal=model.traits.mask_id is None)
-    logits = model.denoiser.model.logits(hidden[0, -4:]).float().cpu()
+    network = transformer_of(model.denoiser.model, "verify --real")
+    hidden = network(row, causal=model.traits.mask_id is None)
+    logits = network.logits(hidden[0, -4:]).float().cpu()
     best = logits.topk(5, dim=-1)
     return {
         "input_ids": ids,

@@ -145,7 +145,7 @@ def _check(args: argparse.Namespace) -> None:
 
 def _load(args: argparse.Namespace) -> Model:
     """The model to measure; a named shape has random weights and no tokenizer."""
-    from unmask.models.denoiser import TransformerDenoiser
+    from unmask.models.backbone import denoiser_of
     from unmask.models.family import find_family
     from unmask.models.shapes import random_model
     from unmask.pipeline.model import Model, load
@@ -154,19 +154,21 @@ def _load(args: argparse.Namespace) -> Model:
         return load(args.model, dtype=args.dtype, device=args.device)
     weights, config = random_model(args.shape, 0, args.vocab, args.layers, args.dtype, args.device)
     family = find_family(config)
-    return Model(TransformerDenoiser(weights, family.traits(config)), None, family, config, f"random {args.shape}")
+    return Model(denoiser_of(weights, family.traits(config)), None, family, config, f"random {args.shape}")
 
 
 def _measure(args: argparse.Namespace, model: Model, cases: Sequence[Case]) -> list[Measured]:
     from unmask.engine.clock import now
     from unmask.lab.decoding import compare
     from unmask.lab.floor import Floor
+    from unmask.models.backbone import transformer_of
 
     denoiser = model.denoiser
     clock = partial(now, denoiser.device) if args.clock == "wall" else time.process_time
     if args.clock == "cpu" and denoiser.device.type != "cpu":
         raise InputError("--clock cpu", expected="a model on the CPU", got=denoiser.device.type)
-    parameters = denoiser.model.layers.named_parameters()
+    network = transformer_of(denoiser.model, "bench decode (its floor)")
+    parameters = network.layers.named_parameters()
     matrices = [p for name, p in parameters if p.dim() == 2 and name.endswith("weight")]
     return compare(Floor(matrices, denoiser.head.weight, clock), cases, args.rounds, clock)
 

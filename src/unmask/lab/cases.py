@@ -20,6 +20,7 @@ from unmask.engine.options import DecodeOptions
 from unmask.engine.profiles import answer_length, build, kind_of, part_of
 from unmask.lab.decoding import Case, make_request, mixed_lengths
 from unmask.lab.words import CACHES, listed
+from unmask.models.backbone import AnyDenoiser, transformer_of
 from unmask.models.denoiser import TransformerDenoiser
 from unmask.pipeline.model import Model
 
@@ -36,7 +37,7 @@ BASELINES = {
 class Line:
     """One strategy before it knows its answers' lengths. denoiser: the model as this strategy reads it."""
 
-    denoiser: TransformerDenoiser
+    denoiser: AnyDenoiser
     family: str
     options: DecodeOptions
     tokens_per_step: int | None = None
@@ -149,7 +150,12 @@ def _autoregressive(model: Model) -> Line:
         raise InputError("--baseline ar", expected="a diffusion model", got=f"{model.name}, which is autoregressive")
     traits = replace(model.traits, mask_id=None, shift=1, attention=BlockCausal(1), grid_origin="zero")
     options = DecodeOptions(cache="block")
-    return Line(TransformerDenoiser(model.denoiser.model, traits), "qwen2", options, baseline=AR)
+    return Line(
+        TransformerDenoiser(transformer_of(model.denoiser.model, "--baseline ar"), traits),
+        "qwen2",
+        options,
+        baseline=AR,
+    )
 
 
 def _published(args: argparse.Namespace, model: Model, name: str) -> Line:

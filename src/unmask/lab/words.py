@@ -6,7 +6,12 @@ from collections.abc import Sequence
 
 from unmask.core.errors import InputError
 
-CACHES = {"canvas": "none,prefix,dual", "block": "none,block,sub_block", "autoregressive": "block"}
+CACHES = {
+    "canvas": "none,prefix,dual",
+    "block": "none,block,sub_block",
+    "autoregressive": "block",
+    "recurrent": "none,boundary",
+}
 """Caches compared when none is named, by the kind of model."""
 
 

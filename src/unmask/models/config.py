@@ -46,3 +46,62 @@ class TransformerConfig:
     @property
     def kv_dim(self) -> int:
         return self.kv_heads * self.head_dim
+
+
+@dataclass(frozen=True)
+class BiRWKVConfig:
+    """Shape and numerics of the bidirectional recurrent backbone.
+
+    Args:
+        vocab_size: rows of the token table. dim: width of the layers. embed_dim: width of a token's vector, the space
+            in which continuous diffusion runs.
+        attention_every: every so many layers one mixes by attention instead; 0 none, 1 all (the baseline).
+        heads: of those layers.
+        conditioning: "adaln" (scale, shift and gate of every sub-layer from the noise level, zero at the start) or
+            "origin" (the published parameters: a projection of the level added to every linear layer, one gate).
+        ff_gate: where the gate of the feed-forward part stands: "after" its output matrix (RWKV) or on its "hidden"
+            units.
+        positions: learned position vectors, which limit the length; without them nothing does.
+        tied: the output matrix is the token table.
+        key_cap: keys are cap * tanh(k / cap); None leaves them.
+        prediction: what the diffusion head says: the clean vector ("sample", through the token distribution), the noise
+            ("epsilon") or the velocity ("v_prediction").
+        evidence: add the exact Bayes evidence of the noised vector to the logits (Plaid).
+        levels: lowest and highest log signal-to-noise ratio in nats.
+        steps: of the noise levels' index that the origin's time embedding reads.
+        max_len: longest context the checkpoint was made for.
+        normed: rows of the token table are used with norm sqrt(embed_dim), whatever their length is.
+        embed_scale, logit_scale: factors on the input and the logits. dropout: on the input while training.
+        noise: the origin's noise on every layer's output while training.
+    """
+
+    vocab_size: int
+    dim: int
+    layers: int
+    mlp_dim: int
+    embed_dim: int
+    attention_every: int = 0
+    heads: int = 1
+    conditioning: Literal["adaln", "origin"] = "adaln"
+    ff_gate: Literal["after", "hidden"] = "after"
+    positions: bool = False
+    tied: bool = True
+    norm_eps: float = 1e-5
+    key_cap: float | None = 12.0
+    prediction: Literal["sample", "epsilon", "v_prediction"] = "sample"
+    evidence: bool = True
+    levels: tuple[float, float] = (-7.0, 5.0)
+    steps: int = 1000
+    max_len: int = 2048
+    normed: bool = True
+    embed_scale: float = 1.0
+    logit_scale: float = 1.0
+    dropout: float = 0.0
+    noise: bool = False
+
+    def attends(self, layer: int) -> bool:
+        """Whether that layer mixes by attention."""
+        return bool(self.attention_every) and (layer + 1) % self.attention_every == 0
+
+
+Shape = TransformerConfig | BiRWKVConfig

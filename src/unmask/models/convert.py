@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from unmask.core.errors import CheckpointError
+from unmask.models.backbone import empty_model
 from unmask.models.family import find_family, pieces
-from unmask.models.load import ROTARY, empty_model
+from unmask.models.load import ROTARY
 from unmask.models.save import save_checkpoint
 from unmask.models.weights import few, read_json
 
@@ -42,14 +43,14 @@ def convert_pickle(
     path = Path(file)
     table = _config(path, config)
     family = find_family(table)
-    shape = family.to_transformer(table)
+    shape, names = family.shape(table), family.names
     tensors = {n: t for n, t in state_dict(path).items() if not ROTARY.search(n)}
-    if shape.tied and family.names.embed in tensors and family.names.head in tensors:
-        if not torch.equal(tensors[family.names.embed], tensors[family.names.head]):
+    if names is not None and shape.tied and names.embed in tensors and names.head in tensors:
+        if not torch.equal(tensors[names.embed], tensors[names.head]):
             raise CheckpointError(
-                f"{path}: {family.names.head}", expected="a copy of the embedding (tied)", got="other values"
+                f"{path}: {names.head}", expected="a copy of the embedding (tied)", got="other values"
             )
-        del tensors[family.names.head]
+        del tensors[names.head]
     parts = tuple(pieces(family.names, shape))
     _check(path, {p.published: p.shape for p in parts}, tensors)
     model = empty_model(shape, dtype or _widest(tensors), torch.device("cpu"))

@@ -68,6 +68,11 @@ class TransformerDenoiser:
         return Head(self.model.head_weight, self.model.cfg.logit_scale)
 
     @property
+    def table(self) -> None:
+        """A transformer of this package denoises no vectors."""
+        return None
+
+    @property
     def device(self) -> torch.device:
         return self.model.head_weight.device
 

@@ -26,7 +26,7 @@ CONTEXT = 2048
 """Prompt and answer together that the published model was made for; the config's 131072 is its parent's."""
 
 
-def to_transformer(config: Config) -> TransformerConfig:
+def shape_of(config: Config) -> TransformerConfig:
     """The backbone of a Dream config: biased q, k, v and RoPE in the hidden dtype."""
     r = ConfigReader(config, DEFAULTS)
     r.must("use_mrope", False)
@@ -68,7 +68,7 @@ FAMILY = Family(
     model_type="Dream",
     architecture="DreamModel",
     names=NAMES,
-    to_transformer=to_transformer,
+    shape=shape_of,
     traits=traits,
     recommended=recommended,
     turn_end=("<|im_end|>",),

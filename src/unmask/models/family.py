@@ -1,8 +1,8 @@
 """A model family: how a published config and published tensor names map to the one transformer.
 
-Enters: a config dict as found in config.json. Leaves: a `TransformerConfig`, `Traits`, the list of `Piece`s (which rows
-of which of our parameters each published tensor is) and recommended settings. Pieces are the only name map: loading,
-saving, planning and the transformers bridge all walk the same list.
+Enters: a config dict as found in config.json. Leaves: a shape (`TransformerConfig` or `BiRWKVConfig`), `Traits`, the
+list of `Piece`s (which rows of which of our parameters each published tensor is) and recommended settings. Pieces are
+the only name map: loading, saving, planning and the transformers bridge all walk the same list.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from unmask.core import catalog
 from unmask.core.errors import CheckpointError, SpecError
+from unmask.models.config import BiRWKVConfig, Shape, TransformerConfig
 
 if TYPE_CHECKING:
     from unmask.core.types import Traits
-    from unmask.models.config import TransformerConfig
 
 Config = Mapping[str, Any]
 
@@ -80,25 +80,26 @@ class Family:
     """Everything the toolkit knows about one published checkpoint format.
 
     Args:
-        to_transformer, traits: read a config; a key that this format cannot honour is refused by name.
+        names: None where tensors are stored under our parameters' names.
+        shape, traits: read a config; a key that this format cannot honour is refused by name.
         recommended: (config, chat, max_tokens) -> settings; `chat` says that the checkpoint has a chat template.
         turn_end: special tokens, besides EOS, that end an assistant's turn.
         mask_token: text of the mask token where the config may leave its id to the tokenizer.
-        kind: what is decoded: a whole canvas ("canvas"), blocks that see no later one ("block"), or one token at a
-            time ("autoregressive").
+        kind: what is decoded: a whole canvas ("canvas", or "recurrent"), blocks that see no later one ("block"), or
+            one token at a time ("autoregressive").
     """
 
     name: str
     model_type: str
     architecture: str
-    names: WeightNames
-    to_transformer: Callable[[Config], TransformerConfig]
+    names: WeightNames | None
+    shape: Callable[[Config], Shape]
     traits: Callable[[Config], Traits]
     recommended: Callable[[Config, bool, int], Recommended]
     turn_end: tuple[str, ...] = ()
     known_issues: tuple[str, ...] = ()
     mask_token: str = ""
-    kind: Literal["canvas", "block", "autoregressive"] = "canvas"
+    kind: Literal["canvas", "recurrent", "block", "autoregressive"] = "canvas"
 
 
 def find_family(config: Config) -> Family:
@@ -123,14 +124,29 @@ def find_family(config: Config) -> Family:
     return family
 
 
-def pieces(names: WeightNames, cfg: TransformerConfig) -> Iterator[Piece]:
+def pieces(names: WeightNames | None, cfg: Shape) -> Iterator[Piece]:
     """Every published tensor of a checkpoint of this shape, in the order of the layers."""
+    if isinstance(cfg, BiRWKVConfig):
+        yield from _own_pieces(cfg)
+        return
+    assert names is not None
     yield Piece(names.embed, "embed.weight", 0, (cfg.vocab_size, cfg.dim))
     for i in range(cfg.layers):
         yield from _layer_pieces(names, cfg, i)
     yield Piece(names.final_norm, "final_norm", 0, (cfg.dim,))
     if not cfg.tied:
         yield Piece(names.head, "head.weight", 0, (cfg.vocab_size, cfg.dim))
+
+
+def _own_pieces(cfg: BiRWKVConfig) -> Iterator[Piece]:
+    import torch
+
+    from unmask.models.birwkv_net import BiRWKV
+
+    with torch.device("meta"):
+        model = BiRWKV(cfg)
+    for name, parameter in model.named_parameters():
+        yield Piece(name, name, 0, tuple(parameter.shape))
 
 
 def _layer_pieces(names: WeightNames, cfg: TransformerConfig, i: int) -> Iterator[Piece]:

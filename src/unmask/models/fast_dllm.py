@@ -26,7 +26,7 @@ BLOCK, SUB_BLOCK = 32, 8
 """Block size and sub-block size of the published checkpoints; the block of a checkpoint is its own `bd_size`."""
 
 
-def to_transformer(config: Config) -> TransformerConfig:
+def shape_of(config: Config) -> TransformerConfig:
     """The backbone of a Fast-dLLM v2 config: Qwen2's, with its block size checked."""
     r = ConfigReader(config, DEFAULTS)
     block_size(r, "bd_size", BLOCK)
@@ -58,7 +58,7 @@ FAMILY = Family(
     model_type="Fast_dLLM_Qwen",
     architecture="Fast_dLLM_QwenForCausalLM",
     names=NAMES,
-    to_transformer=to_transformer,
+    shape=shape_of,
     traits=traits,
     recommended=recommended,
     turn_end=("<|im_end|>",),

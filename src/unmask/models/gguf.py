@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from unmask.core.errors import CheckpointError
+from unmask.models.backbone import empty_model
 from unmask.models.family import Piece, WeightNames, find_family, pieces
-from unmask.models.load import empty_model, match
+from unmask.models.load import match
 from unmask.models.save import save_checkpoint
 from unmask.models.weights import AGAIN, Stored
 
@@ -143,7 +144,7 @@ def convert_gguf(
             nothing is written.
     """
     config = gguf_config(file)
-    shape = find_family(config).to_transformer(config)
+    shape = find_family(config).shape(config)
     wanted = tuple(pieces(NAMES, shape))
     kinds = {n: t.tensor_type.name for n, t in file.tensors.items() if n != ROPE_FACTORS}
     table = {n: Stored(file.path, kind, _shape(file.tensors[n])) for n, kind in kinds.items()}

@@ -26,6 +26,7 @@ from transformers.modeling_outputs import MaskedLMOutput
 
 from unmask.core.errors import InputError
 from unmask.models import dream, llada
+from unmask.models.backbone import transformer_shape
 from unmask.models.family import find_family
 from unmask.models.load import inspect, load_model, locate
 from unmask.models.save import SHARD_BYTES, save_checkpoint
@@ -94,7 +95,7 @@ class _DiffusionLM(PreTrainedModel):
         published = config.published()
         family = find_family(published)
         self.traits = family.traits(published)
-        self.model = Transformer(family.to_transformer(published))
+        self.model = Transformer(transformer_shape(family.shape(published), "the transformers bridge"))
         self.post_init()
 
     def forward(

@@ -41,7 +41,7 @@ DEFAULTS: dict[str, object] = {
 }  # fmt: skip
 
 
-def to_transformer(config: Config) -> TransformerConfig:
+def shape_of(config: Config) -> TransformerConfig:
     """The backbone of a LLaDA config; every variant it cannot be is refused by key."""
     r = ConfigReader(config, DEFAULTS)
     _refuse_variants(r)
@@ -161,7 +161,7 @@ FAMILY = Family(
     model_type="llada",
     architecture="LLaDAModelLM",
     names=NAMES,
-    to_transformer=to_transformer,
+    shape=shape_of,
     traits=traits,
     recommended=recommended,
     turn_end=("<|eot_id|>",),

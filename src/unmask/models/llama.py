@@ -125,7 +125,7 @@ def autoregressive(config: Config, chat: bool, max_tokens: int) -> Recommended:
     return Recommended("growing(1)", "left_to_right", "block", max_tokens, max_tokens, 1, note=note)
 
 
-def to_transformer(config: Config) -> TransformerConfig:
+def shape_of(config: Config) -> TransformerConfig:
     r = ConfigReader(config, DEFAULTS)
     bias = r.flag("attention_bias")
     return decoder(r, qkv_bias=bias, out_bias=bias, mlp_bias=r.flag("mlp_bias"))
@@ -140,7 +140,7 @@ FAMILY = Family(
     model_type="llama",
     architecture="LlamaForCausalLM",
     names=NAMES,
-    to_transformer=to_transformer,
+    shape=shape_of,
     traits=traits,
     recommended=autoregressive,
     turn_end=("<|im_end|>", "<|eot_id|>"),

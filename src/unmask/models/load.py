@@ -1,4 +1,4 @@
-"""A checkpoint directory or hub id -> a `Transformer` with its family and traits. Nothing is unpickled, no code is run.
+"""A checkpoint directory or hub id -> a model with its family and traits. Nothing is unpickled, no code is run.
 
 Every check (config, names, shapes, dtypes, file lengths) comes first, from config.json and the files' headers. Then
 tensors are copied one by one from the memory-mapped files into the fused parameters: peak memory is about one model.
@@ -20,10 +20,10 @@ from torch import Tensor
 
 from unmask.core.errors import CheckpointError
 from unmask.core.types import Traits
-from unmask.models.config import TransformerConfig
+from unmask.models.backbone import Backbone, empty_model
+from unmask.models.config import Shape
 from unmask.models.embedded import EMBEDDED, NAMES, embedded
 from unmask.models.family import Family, Piece, find_family, pieces
-from unmask.models.transformer import Transformer
 from unmask.models.weights import Stored, few, find_tensors, read_config, read_json
 from unmask.ops.placement import pick_device, pick_dtype
 
@@ -44,7 +44,7 @@ class LoadedCheckpoint:
         stored: the dtypes found in the files, e.g. ("BF16",).
     """
 
-    model: Transformer
+    model: Backbone
     config: dict[str, Any]
     family: Family
     traits: Traits
@@ -60,7 +60,7 @@ class Inspected:
     path: Path
     config: dict[str, Any]
     family: Family
-    shape: TransformerConfig
+    shape: Shape
     traits: Traits
     parts: tuple[tuple[Piece, Stored], ...]
     tied_copy: tuple[Stored, Stored] | None
@@ -102,7 +102,7 @@ def inspect(directory: Path, override: Mapping[str, Any] | None = None) -> Inspe
     """All checks of a local checkpoint, from config.json (or `override`) and headers only."""
     config = dict(override) if override is not None else read_config(directory)
     family = find_family(config)
-    shape, traits = family.to_transformer(config), _with_generation_eos(directory, family.traits(config))
+    shape, traits = family.shape(config), _with_generation_eos(directory, family.traits(config))
     traits = _with_mask(directory, family, shape, traits)
     tensors = {n: s for n, s in find_tensors(directory).items() if not ROTARY.search(n)}
     tied_copy = _tied_copy(directory, family, shape, tensors)
@@ -186,7 +186,7 @@ def _with_generation_eos(directory: Path, traits: Traits) -> Traits:
     return replace(traits, eos_ids=tuple(dict.fromkeys((*traits.eos_ids, *ids))))
 
 
-def _with_mask(directory: Path, family: Family, shape: TransformerConfig, traits: Traits) -> Traits:
+def _with_mask(directory: Path, family: Family, shape: Shape, traits: Traits) -> Traits:
     """A mask id that the config leaves out is the tokenizer's id of the family's mask token."""
     if traits.mask_id is not None or not family.mask_token:
         return traits
@@ -217,15 +217,16 @@ def added_token(directory: Path, text: str) -> int | None:
 
 
 def _tied_copy(
-    directory: Path, family: Family, shape: TransformerConfig, tensors: dict[str, Stored]
+    directory: Path, family: Family, shape: Shape, tensors: dict[str, Stored]
 ) -> tuple[Stored, Stored] | None:
     """A head stored although the config ties it: taken out of the table, to be compared with the embedding later."""
-    if not shape.tied or family.names.head not in tensors or family.names.embed not in tensors:
+    names = family.names
+    if names is None or not shape.tied or names.head not in tensors or names.embed not in tensors:
         return None
-    head, embed = tensors.pop(family.names.head), tensors[family.names.embed]
+    head, embed = tensors.pop(names.head), tensors[names.embed]
     if head.shape != embed.shape:
         raise CheckpointError(
-            f"{directory}: {family.names.head}", expected=f"shape {list(embed.shape)}", got=str(list(head.shape))
+            f"{directory}: {names.head}", expected=f"shape {list(embed.shape)}", got=str(list(head.shape))
         )
     return head, embed
 
@@ -253,14 +254,7 @@ def match(
     return tuple((p, tensors[p.published]) for p in wanted)
 
 
-def empty_model(shape: TransformerConfig, dtype: torch.dtype, device: torch.device) -> Transformer:
-    """The module with uninitialised parameters of the final dtype, allocated once."""
-    with torch.device("meta"):
-        model = Transformer(shape)
-    return model.to(dtype).to_empty(device=device)
-
-
-def _fill(model: Transformer, found: Inspected) -> None:
+def _fill(model: Backbone, found: Inspected) -> None:
     parameters = dict(model.named_parameters())
     with torch.no_grad():
         for piece, stored in found.parts:
@@ -279,7 +273,7 @@ def _open(path: Path) -> Any:
 
 def _check_tied(found: Inspected) -> None:
     names = found.family.names
-    assert found.tied_copy is not None
+    assert found.tied_copy is not None and names is not None
     head, embed = (_read(s, n) for s, n in zip(found.tied_copy, (names.head, names.embed), strict=True))
     if not torch.equal(head, embed):
         expected = f"a copy of {names.embed}, since the config ties them"

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from unmask.core.errors import CheckpointError, InputError
-from unmask.models.config import TransformerConfig
+from unmask.models.config import BiRWKVConfig, Shape
 from unmask.models.family import find_family, pieces
 from unmask.models.load import HUB_ID, hub_file, inspect, locate
 from unmask.models.shapes import SHAPES, shape_config
@@ -92,7 +92,7 @@ def plan(
             raise InputError(what, expected="an integer from 1", got=str(value))
     config, stored_bytes, wide = _facts(source, revision)
     family = find_family(config)
-    shape, traits = family.to_transformer(config), family.traits(config)
+    shape, traits = family.shape(config), family.traits(config)
     length = min(DEFAULT_LENGTH, traits.max_len) if length is None else length
     if length > traits.max_len:
         remedy = "A longer canvas would leave the trained context."
@@ -130,10 +130,10 @@ def _says_float32(config: Mapping[str, Any]) -> bool:
     return config.get("torch_dtype", config.get("dtype")) in ("float32", "torch.float32")
 
 
-def _weights(names: Any, shape: TransformerConfig, size: int) -> tuple[Part, ...]:
+def _weights(names: Any, shape: Shape, size: int) -> tuple[Part, ...]:
     table = list(pieces(names, shape))
-    embed = sum(prod(p.shape) for p in table if p.parameter == "embed.weight")
-    head = sum(prod(p.shape) for p in table if p.parameter == "head.weight")
+    embed = sum(prod(p.shape) for p in table if p.parameter in ("embed.weight", "transformer.wte.weight"))
+    head = sum(prod(p.shape) for p in table if p.parameter in ("head.weight", "transformer.ff_out.weight"))
     layers = sum(prod(p.shape) for p in table) - embed - head
     return (
         Part("weights: embedding", embed * size, f"{shape.vocab_size} x {shape.dim}"),
@@ -144,22 +144,31 @@ def _weights(names: Any, shape: TransformerConfig, size: int) -> tuple[Part, ...
     )
 
 
-def _store(shape: TransformerConfig, batch: int, length: int, kind: torch.dtype) -> Part:
+def _store(shape: Shape, batch: int, length: int, kind: torch.dtype) -> Part:
+    if isinstance(shape, BiRWKVConfig):
+        size = shape.layers * 10 * shape.dim * batch * 4
+        return Part(
+            "store: states at a block's ends", size, f"{shape.layers} layers x {batch} x 10 vectors of {shape.dim}"
+        )
     size = 2 * shape.layers * shape.kv_heads * shape.head_dim * batch * length * kind.itemsize
     how = f"2 x {shape.layers} layers x {batch} x {length} rows x {shape.kv_heads} heads x {shape.head_dim}"
     return Part("store: keys and values", size, how)
 
 
-def _workspace(shape: TransformerConfig, rows: int, kind: torch.dtype) -> tuple[Part, ...]:
+def _workspace(shape: Shape, rows: int, kind: torch.dtype) -> tuple[Part, ...]:
     """The larger of the attention and the MLP half of one layer, over all rows, and one chunk of logits."""
+    logits = min(rows, CHUNK) * shape.vocab_size * (kind.itemsize + 2 * 4)
+    said = Part(
+        "workspace: logits", logits, f"{min(rows, CHUNK)} rows x {shape.vocab_size} at a time, with float32 copies"
+    )
+    if isinstance(shape, BiRWKVConfig):
+        per_row = 8 * shape.dim + max(4 * shape.dim, 2 * shape.mlp_dim)
+        return (Part("workspace: one layer", rows * per_row * 4, f"{rows} rows, the widest moment of a layer"), said)
     attention = 3 * shape.dim + 2 * (shape.q_dim + 2 * shape.kv_dim) + shape.q_dim
     rotated = (shape.q_dim + shape.kv_dim) * (2 * 4 // kind.itemsize if shape.rope_float32 else 2)
     mlp = 3 * shape.dim + 4 * shape.mlp_dim
     per_row = max(attention + rotated, mlp)
-    logits = min(rows, CHUNK) * shape.vocab_size * (kind.itemsize + 2 * 4)
     return (
         Part("workspace: one layer", rows * per_row * kind.itemsize, f"{rows} rows, the widest moment of a layer"),
-        Part(
-            "workspace: logits", logits, f"{min(rows, CHUNK)} rows x {shape.vocab_size} at a time, with float32 copies"
-        ),
+        said,
     )

@@ -16,7 +16,7 @@ DEFAULTS: dict[str, object] = {
 }  # fmt: skip
 
 
-def to_transformer(config: Config) -> TransformerConfig:
+def shape_of(config: Config) -> TransformerConfig:
     return decoder(ConfigReader(config, DEFAULTS), qkv_bias=True)
 
 
@@ -29,7 +29,7 @@ FAMILY = Family(
     model_type="qwen2",
     architecture="Qwen2ForCausalLM",
     names=NAMES,
-    to_transformer=to_transformer,
+    shape=shape_of,
     traits=traits,
     recommended=autoregressive,
     turn_end=("<|im_end|>",),

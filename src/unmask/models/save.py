@@ -1,4 +1,4 @@
-"""A `Transformer` -> a checkpoint directory in its family's published names, whole or not at all.
+"""A model -> a checkpoint directory in its family's published names, whole or not at all.
 
 Files are written into a hidden directory beside the target, flushed to disk, and moved into place at the end: a reader
 never sees half a checkpoint, and a failed write leaves the target as it was.
@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from unmask.core.errors import CheckpointError
+from unmask.models.backbone import Backbone
 from unmask.models.family import find_family, pieces
-from unmask.models.transformer import Transformer
 from unmask.models.weights import INDEX, SINGLE
 
 CODES = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32"}
@@ -30,7 +30,7 @@ CHUNK_ROWS_BYTES = 64 << 20
 
 
 def save_checkpoint(
-    model: Transformer,
+    model: Backbone,
     config: Mapping[str, Any],
     directory: str | Path,
     dtype: torch.dtype | None = None,
@@ -76,7 +76,7 @@ def save_checkpoint(
 
 
 def published_tensors(
-    model: Transformer, config: Mapping[str, Any], parameters: Mapping[str, Tensor] | None = None
+    model: Backbone, config: Mapping[str, Any], parameters: Mapping[str, Tensor] | None = None
 ) -> dict[str, Tensor]:
     """Views of the parameters under their published names."""
     family, parameters = find_family(config), parameters or dict(model.named_parameters())
@@ -87,9 +87,9 @@ def published_tensors(
 
 
 def _published(
-    model: Transformer, config: Mapping[str, Any], parameters: Mapping[str, Tensor] | None
+    model: Backbone, config: Mapping[str, Any], parameters: Mapping[str, Tensor] | None
 ) -> dict[str, Tensor]:
-    expected = find_family(config).to_transformer(config)
+    expected = find_family(config).shape(config)
     if expected != model.cfg:
         differ = [k for k, v in vars(expected).items() if v != getattr(model.cfg, k)]
         raise CheckpointError(

@@ -27,7 +27,7 @@ BLOCK = 4
 """Block size of the published pretrained checkpoints; fine-tuned ones have up to 64."""
 
 
-def to_transformer(config: Config) -> TransformerConfig:
+def shape_of(config: Config) -> TransformerConfig:
     """The backbone of an SDAR config: Qwen3's."""
     r = ConfigReader(config, DEFAULTS)
     block_size(r, "block_size", BLOCK)
@@ -58,7 +58,7 @@ FAMILY = Family(
     model_type="sdar",
     architecture="SDARForCausalLM",
     names=NAMES,
-    to_transformer=to_transformer,
+    shape=shape_of,
     traits=traits,
     recommended=recommended,
     turn_end=("<|im_end|>",),

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 
 from unmask.core import errors
+from unmask.models.backbone import Backbone, empty_model
+from unmask.models.birwkv_net import BiRWKV
 from unmask.models.family import find_family
-from unmask.models.load import empty_model
-from unmask.models.transformer import Transformer
 from unmask.ops.placement import pick_device, pick_dtype
 
 _LLADA: dict[str, Any] = {
@@ -86,7 +86,7 @@ def random_model(
     layers: int | None = None,
     dtype: str | torch.dtype = "auto",
     device: str | torch.device = "auto",
-) -> tuple[Transformer, dict[str, Any]]:
+) -> tuple[Backbone, dict[str, Any]]:
     """A model of a named shape with random weights, and its published config; bf16 by default where supported."""
     config = shape_config(shape, vocab, layers)
     return random_from_config(config, seed, dtype, device), config
@@ -94,16 +94,20 @@ def random_model(
 
 def random_from_config(
     config: dict[str, Any], seed: int = 0, dtype: str | torch.dtype = "auto", device: str | torch.device = "auto"
-) -> Transformer:
+) -> Backbone:
     """Random weights for any published config, in evaluation mode; the same seed gives the same weights per dtype."""
     place = pick_device(device)
-    model = empty_model(find_family(config).to_transformer(config), pick_dtype(dtype, place, True), place)
+    model = empty_model(find_family(config).shape(config), pick_dtype(dtype, place, True), place)
     randomise(model, seed)
     return model.eval()
 
 
-def randomise(model: Transformer, seed: int, std: float = 0.02) -> None:
-    """Normal(0, std) in place for matrices, biases 0, norms 1: no second copy of a parameter is made."""
+def randomise(model: Backbone, seed: int, std: float = 0.02) -> None:
+    """Normal(0, std) in place for matrices, biases 0, norms 1: no second copy of a parameter is made. A recurrent model
+    begins as its own rule says."""
+    if isinstance(model, BiRWKV):
+        model.init_weights(seed)
+        return
     generator = torch.Generator(device=model.head_weight.device).manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():

@@ -14,7 +14,7 @@ from unmask.core.events import Event, tee
 from unmask.core.protocols import Sink
 from unmask.core.types import Request, Traits
 from unmask.engine.engine import Engine
-from unmask.models.denoiser import TransformerDenoiser
+from unmask.models.backbone import AnyDenoiser, denoiser_of
 from unmask.models.embedded import DEFAULT, embedded
 from unmask.models.family import Family, Recommended, find_family
 from unmask.models.load import load_model
@@ -42,7 +42,7 @@ class Model:
         slots: sequences (and guidance lanes) decoded at the same time; more wait in order.
     """
 
-    denoiser: TransformerDenoiser
+    denoiser: AnyDenoiser
     codec: Codec | None
     kind: Family
     config: Mapping[str, Any]
@@ -180,7 +180,7 @@ def load(
         return _random(source, dtype, device, slots)
     found = load_model(embedded() if source is None else source, revision, dtype, device)
     codec = Codec.from_dir(found.tokenizer_dir) if found.tokenizer_dir is not None else None
-    denoiser = TransformerDenoiser(found.model, found.traits)
+    denoiser = denoiser_of(found.model, found.traits)
     name = DEFAULT if source is None else str(source)
     return Model(denoiser, codec, found.family, found.config, name, found.path, slots)
 
@@ -188,7 +188,7 @@ def load(
 def _random(source: str, dtype: str | torch.dtype, device: str | torch.device, slots: int) -> Model:
     model, config = random_model(source.removeprefix(RANDOM), dtype=dtype, device=device)
     family = find_family(config)
-    return Model(TransformerDenoiser(model, family.traits(config)), None, family, config, source, None, slots)
+    return Model(denoiser_of(model, family.traits(config)), None, family, config, source, None, slots)
 
 
 @overload

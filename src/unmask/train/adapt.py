@@ -18,6 +18,7 @@ import torch
 
 from unmask.core.errors import ConfigError
 from unmask.core.types import BlockCausal
+from unmask.models.backbone import transformer_of
 from unmask.models.load import LoadedCheckpoint, load_model
 from unmask.models.save import save_checkpoint
 from unmask.models.transformer import Transformer
@@ -72,7 +73,7 @@ def make_start(
     found = load_model(parent, revision, torch.float32, "cpu")
     _check_parent(found, parent)
     assert found.tokenizer_dir is not None
-    made = with_mask_token(found.model, found.tokenizer_dir, mask_token, config=found.config)
+    made = with_mask_token(transformer_of(found.model, "adapt"), found.tokenizer_dir, mask_token, config=found.config)
     model = _with_biases(made.model) if objective.shift else made.model
     config = published_config(model.cfg, objective, (made.mask_id, _eos(found)), _with_ends(found))
     stored = STORED[found.stored[0]] if len(found.stored) == 1 else "fp32"

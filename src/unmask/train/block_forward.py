@@ -110,7 +110,7 @@ def _ahead(places: Tensor, shift: int) -> Tensor:
 
 def hidden(net: Net, plan: BlockPlan) -> Tensor:
     """Hidden states after the final norm at `plan.speakers`, then at `plan.clean_speakers`: [n, C]."""
-    model = net.model
+    model = net.transformer
     x = model.embed_ids(plan.ids)
     rope, attend = model.rope(plan.positions, x.dtype), attention(plan.layout, x.device)
     speakers = torch.cat([plan.speakers, plan.clean_speakers])

@@ -16,13 +16,14 @@ import torch
 from torch import Tensor
 
 from unmask.core.errors import ConfigError
-from unmask.models.config import TransformerConfig
+from unmask.models.backbone import Backbone, transformer_shape
+from unmask.models.config import BiRWKVConfig, Shape, TransformerConfig
 from unmask.models.context_causal import ARCHITECTURE, MODEL_TYPE
 from unmask.models.family import find_family
 from unmask.models.load import LoadedCheckpoint
 from unmask.models.save import save_checkpoint
-from unmask.models.transformer import Transformer
 from unmask.train.objectives.block_diffusion import BlockDiffusion
+from unmask.train.objectives.embedding_diffusion import EmbeddingDiffusion
 from unmask.train.objectives.loss import Objective
 
 Ids = tuple[int | None, int]
@@ -30,7 +31,7 @@ Ids = tuple[int | None, int]
 
 
 def export(
-    model: Transformer,
+    model: Backbone,
     config: Mapping[str, Any],
     weights: Mapping[str, Tensor],
     files: Mapping[str, bytes],
@@ -68,8 +69,23 @@ def with_ends(parent: LoadedCheckpoint) -> dict[str, Any]:
     return {**parent.config, "eos_token_id": ids[0] if len(ids) == 1 else list(ids)} if ids else parent.config
 
 
+def _check_levels(cfg: Shape, objective: EmbeddingDiffusion) -> None:
+    """A recurrent model is told levels, and samplers walk them, by the range in its config."""
+    if not isinstance(cfg, BiRWKVConfig):
+        raise ConfigError(f"objective {objective.kind}", expected="a birwkv model", got="a transformer")
+    own = objective.range(cfg.vocab_size, cfg.embed_dim)
+    if objective.mode != "token" and max(abs(a - b) for a, b in zip(own, cfg.levels, strict=True)) > 0.01:
+        low, high = cfg.levels
+        raise ConfigError(
+            "objective.schedule",
+            expected=f"levels from {low:.2f} to {high:.2f} nats, those of the checkpoint",
+            got=f"{own[0]:.2f} to {own[1]:.2f} ({objective.schedule})",
+            remedy=f'Use schedule "logsnr_linear(high={high:.4f}, low={low:.4f})" with centre: false.',
+        )
+
+
 def published_config(
-    cfg: TransformerConfig, objective: Objective, ids: Ids, parent: Mapping[str, Any] | None = None
+    cfg: Shape, objective: Objective, ids: Ids, parent: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
     """config.json of the format that fits the objective.
 
@@ -80,6 +96,10 @@ def published_config(
         ConfigError: a shape that the format cannot express.
     """
     parent = dict(parent or {})
+    if isinstance(objective, EmbeddingDiffusion):
+        _check_levels(cfg, objective)
+        return {**parent, "diffusion_mode": objective.mode}
+    cfg = transformer_shape(cfg, f"objective {objective.kind}")
     config = _of_kind(cfg, objective, ids, parent)
     contexts = {"Fast_dLLM_Qwen": "block", MODEL_TYPE: "causal"}
     before, now = (contexts.get(c.get("model_type", "")) for c in (parent, config))
@@ -88,7 +108,7 @@ def published_config(
     if parent.get("model_type") == config["model_type"]:
         trained: dict[str, Any] = {k: config[k] for k in ("bd_size", "block_size") if k in config}
         config = {**config, **parent, "vocab_size": cfg.vocab_size, **trained}
-    read = find_family(config).to_transformer(config)
+    read = find_family(config).shape(config)
     if read != cfg:
         differ = ", ".join(f"{k} {v!r}" for k, v in vars(cfg).items() if v != getattr(read, k))
         raise ConfigError(

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from unmask.core.errors import ConfigError
+from unmask.models.backbone import Backbone
 from unmask.models.transformer import Transformer
 from unmask.ops import attention as attn_op
 
@@ -30,25 +32,33 @@ class Net:
     """The backbone as the objectives use it.
 
     Args:
-        model: the transformer.
+        model: the transformer, or the recurrent backbone, which its own objective drives.
         checkpointing: recompute each layer in the backward pass instead of keeping its activations.
         compiled: fuse the pointwise work of a layer by torch.compile (a C++ compiler is needed on the CPU); attention
             stays outside. About a fifth faster for small models on a CPU.
     """
 
-    model: Transformer
+    model: Backbone
     checkpointing: bool = False
     compiled: bool = False
 
     def hidden(self, ids: Tensor, key_mask: Tensor, at: Tensor, causal: bool = False) -> Tensor:
         """Hidden states after the final norm at the rows where `at` [B, T] is True: [n, C], in row-major order."""
+        model = self.transformer
         flat = key_mask.reshape(-1).nonzero().squeeze(1)
         positions = torch.arange(ids.shape[1], device=ids.device).repeat(ids.shape[0])[flat]
-        x = self.model.embed_ids(ids.reshape(-1)[flat])
-        rope, attend = self.model.rope(positions, x.dtype), _Attend(key_mask, causal)
-        for layer in self.model.layers:
+        x = model.embed_ids(ids.reshape(-1)[flat])
+        rope, attend = model.rope(positions, x.dtype), _Attend(key_mask, causal)
+        for layer in model.layers:
             x = self._layer(layer, x, rope, attend)
-        return self.model.norm(x[at.reshape(-1)[flat]])
+        return model.norm(x[at.reshape(-1)[flat]])
+
+    @property
+    def transformer(self) -> Transformer:
+        """The backbone, where it is a transformer."""
+        if not isinstance(self.model, Transformer):
+            raise ConfigError("this objective", expected="a transformer", got="a recurrent model")
+        return self.model
 
     def _layer(self, layer: nn.Module, x: Tensor, rope: tuple[Tensor, Tensor], attend: Attend) -> Tensor:
         run = _compiled_layer() if self.compiled else _run_layer
@@ -73,7 +83,7 @@ class Net:
         return torch.cat([p for p in parts if isinstance(p, Tensor)])
 
     def _losses(self, hidden: Tensor, target: Tensor) -> Tensor:
-        return F.cross_entropy(self.model.logits(hidden).float(), target, reduction="none")
+        return F.cross_entropy(self.transformer.logits(hidden).float(), target, reduction="none")
 
 
 def _run_layer(layer: nn.Module, x: Tensor, rope: tuple[Tensor, Tensor], attend: Attend) -> Tensor:

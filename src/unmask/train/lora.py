@@ -135,7 +135,7 @@ def load_lora_state(model: Transformer, state: Mapping[str, Tensor]) -> None:
             tensor.copy_(state[name])
 
 
-def folded(model: Transformer, weights: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+def folded(model: nn.Module, weights: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
     """The parameters of the plain model by our names, adapters folded in; the model stays as it is.
 
     Args:

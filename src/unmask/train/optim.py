@@ -8,6 +8,7 @@ update by five Newton-Schulz steps (Jordan 2024); fused projections are orthogon
 from __future__ import annotations
 
 import math
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -17,8 +18,12 @@ import torch
 from torch import Tensor
 
 from unmask.core.errors import ConfigError
-from unmask.models.config import TransformerConfig
-from unmask.models.transformer import Transformer
+from unmask.models.backbone import Backbone
+from unmask.models.config import Shape, TransformerConfig
+
+HIDDEN = re.compile(r"^layers\.|^transformer\.blocks\..*\.linear\.weight$")
+"""The matrices between the embedding and the head that Muon takes: not what conditions on a noise level."""
+STEADY = re.compile(r"^transformer\.(wte|wpe|kind)\.|shift_patterns$")
 
 
 @dataclass(frozen=True)
@@ -76,16 +81,16 @@ def lr_factor(cfg: OptimConfig, step: int, steps: int) -> float:
     return rise * (cfg.floor + (1 - cfg.floor) * fall)
 
 
-def build_optimizers(model: Transformer, cfg: OptimConfig) -> list[torch.optim.Optimizer]:
+def build_optimizers(model: Backbone, cfg: OptimConfig) -> list[torch.optim.Optimizer]:
     """AdamW over everything, or Muon over the layers' matrices and AdamW over the rest; frozen parameters are left out.
     Each group keeps its peak rate as "peak"; norms and biases never decay."""
     named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
-    matrices = [(n, p) for n, p in named if cfg.kind == "muon" and n.startswith("layers.") and p.dim() == 2]
+    matrices = [(n, p) for n, p in named if cfg.kind == "muon" and HIDDEN.search(n) and p.dim() == 2]
     chosen = {n for n, _ in matrices}
     rest = [(n, p) for n, p in named if n not in chosen]
     groups = [
-        {"params": [p for _, p in rest if p.dim() >= 2], "weight_decay": cfg.weight_decay},
-        {"params": [p for _, p in rest if p.dim() < 2], "weight_decay": 0.0},
+        {"params": [p for n, p in rest if _decays(n, p)], "weight_decay": cfg.weight_decay},
+        {"params": [p for n, p in rest if not _decays(n, p)], "weight_decay": 0.0},
     ]
     optimizers: list[torch.optim.Optimizer] = []
     if rest:
@@ -101,18 +106,25 @@ def build_optimizers(model: Transformer, cfg: OptimConfig) -> list[torch.optim.O
     return optimizers
 
 
+def _decays(name: str, p: Tensor) -> bool:
+    """Matrices do; norms, biases, and the vectors and tables of a recurrent model do not."""
+    return p.dim() == 2 and not STEADY.search(name)
+
+
 def set_lr(optimizers: Iterable[torch.optim.Optimizer], factor: float) -> None:
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = group["peak"] * factor
 
 
-def _muon_groups(matrices: Sequence[tuple[str, Tensor]], cfg: TransformerConfig) -> list[dict[str, Any]]:
+def _muon_groups(matrices: Sequence[tuple[str, Tensor]], cfg: Shape) -> list[dict[str, Any]]:
     """One group per way a matrix splits into independent projections (rows of q, k, v; gate and up; whole)."""
     groups: dict[tuple[int, ...], list[Tensor]] = defaultdict(list)
     for name, p in matrices:
-        if name.endswith("qkv.weight"):
-            parts: tuple[int, ...] = (cfg.q_dim, cfg.kv_dim, cfg.kv_dim)
+        if not isinstance(cfg, TransformerConfig):
+            parts: tuple[int, ...] = (p.shape[0],)
+        elif name.endswith("qkv.weight"):
+            parts = (cfg.q_dim, cfg.kv_dim, cfg.kv_dim)
         elif name.endswith("gate_up.weight"):
             parts = (cfg.mlp_dim, cfg.mlp_dim)
         else:

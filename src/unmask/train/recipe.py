@@ -14,13 +14,15 @@ from typing import Any, Literal
 import yaml
 
 from unmask.core.errors import ConfigError
-from unmask.models.config import TransformerConfig
+from unmask.models import birwkv
+from unmask.models.config import BiRWKVConfig, TransformerConfig
 from unmask.models.recommend import check_own
 from unmask.train.config import build
 from unmask.train.data import Data
 from unmask.train.lora import LoraConfig
 from unmask.train.objectives.autoregressive import Autoregressive
 from unmask.train.objectives.block_diffusion import BlockDiffusion
+from unmask.train.objectives.embedding_diffusion import EmbeddingDiffusion
 from unmask.train.objectives.llada import LladaPretrain, LladaSft
 from unmask.train.optim import OptimConfig
 from unmask.train.tokenizer import SMALLEST, read_text
@@ -120,6 +122,86 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
+class BiRWKVModelConfig:
+    """Shape of a new recurrent model, by the names of the published ModelConfig; see `BiRWKVConfig` for the others.
+
+    Args:
+        d_model, n_layers: width and depth. mlp_ratio: of the feed-forward part; mlp_hidden_size wins over it.
+        embedding_dim: size of a token's vector; None is d_model (small ones learn faster: 16 to 128).
+        prediction_type: what mode D's head says. max_sequence_length: longest context.
+        vocab_size: None takes the tokenizer's size rounded up to a multiple of 64.
+    """
+
+    d_model: int = 1024
+    n_layers: int = 24
+    mlp_ratio: float = 2.5
+    mlp_hidden_size: int | None = None
+    max_sequence_length: int = 2048
+    vocab_size: int | None = None
+    embedding_dim: int | None = None
+    prediction_type: Literal["sample", "epsilon", "v_prediction"] = "sample"
+    num_diffusion_steps: int = 1000
+    mixer: Literal["biwkv", "attention"] = "biwkv"
+    attention_every: int = 0
+    n_heads: int | None = None
+    conditioning: Literal["adaln", "origin"] = "adaln"
+    ff_gate: Literal["after", "hidden"] = "after"
+    position_embedding: bool = False
+    weight_tying: bool = True
+    key_cap: float | None = 12.0
+    bayes_evidence: bool = True
+    embedding_dropout: float = 0.0
+    training_noise: bool = False
+    rms_norm_eps: float = 1e-5
+    init_std: float = 0.02
+
+    def __post_init__(self) -> None:
+        for name in ("d_model", "n_layers", "max_sequence_length"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"model.{name} is out of range", expected="1 or more", got=str(getattr(self, name)))
+        for name in ("mlp_ratio", "rms_norm_eps", "init_std"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"model.{name} is out of range", expected="above 0", got=str(getattr(self, name)))
+
+    @property
+    def max_len(self) -> int:
+        """As in the other models' section."""
+        return self.max_sequence_length
+
+    def published(self, tokens: int, objective: EmbeddingDiffusion, ids: tuple[int, int]) -> dict[str, Any]:
+        """config.json for a tokenizer of `tokens` entries.
+
+        Args:
+            objective: says which levels are trained, and in which mode. ids: of the mask and of the end.
+        """
+        vocab = self.vocab_size or -(-tokens // 64) * 64
+        if vocab < tokens:
+            expected = f"at least {tokens} (the tokenizer)"
+            raise ConfigError("model.vocab_size is too small", expected=expected, got=str(vocab))
+        wide = self.embedding_dim or self.d_model
+        own = {k: v for k, v in vars(self).items() if k not in ("prediction_type", "num_diffusion_steps", "init_std")}
+        return {
+            "architectures": [birwkv.ARCHITECTURE],
+            "model_type": birwkv.MODEL_TYPE,
+            **own,
+            "vocab_size": vocab,
+            "embedding_dim": wide,
+            "normalised_embedding": True,
+            "scale_logits": self.conditioning == "origin",  # rows of norm sqrt(d_model) speak directly there
+            "logsnr_range": [round(level, 6) for level in objective.range(vocab, wide)],
+            "diffusion": {"prediction_type": self.prediction_type, "num_diffusion_steps": self.num_diffusion_steps},
+            "diffusion_mode": objective.mode,
+            "mask_token_id": ids[0],
+            "eos_token_id": ids[1],
+            "pad_token_id": ids[1],
+        }
+
+    def shape(self, config: Mapping[str, Any]) -> BiRWKVConfig:
+        """The backbone of a config made by `published`."""
+        return birwkv.shape_of(config)
+
+
+@dataclass(frozen=True)
 class RunConfig:
     """The loop.
 
@@ -132,6 +214,7 @@ class RunConfig:
         ema: decay of the moving average of the weights, 0 for none; with one, validation and export use it.
         device: "auto" is cuda, mps, cpu in this order.
         threads: CPU threads, 0 leaves torch's choice.
+        skip_bad: steps whose gradient is not finite are left out, up to so many in a run; 0 ends the run at the first.
         log_every, save_every: in steps. keep: checkpoints kept beside the best one.
         tensorboard: also write TensorBoard files (extra `train`).
         export: numbers of the exported weights.
@@ -145,6 +228,7 @@ class RunConfig:
     ema: float = 0.0
     device: str = "auto"
     threads: int = 0
+    skip_bad: int = 0
     log_every: int = 50
     save_every: int = 500
     keep: int = 2
@@ -155,13 +239,15 @@ class RunConfig:
         for name in ("steps", "accumulate", "log_every", "save_every", "keep"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"run.{name} is out of range", expected="1 or more", got=str(getattr(self, name)))
+        if not 0 <= self.skip_bad <= 1000:
+            raise ConfigError("run.skip_bad is out of range", expected="0 to 1000", got=str(self.skip_bad))
         if not 0 <= self.threads <= 1024:
             raise ConfigError("run.threads is out of range", expected="0 to 1024", got=str(self.threads))
         if not 0.0 <= self.ema < 1.0:
             raise ConfigError("run.ema is out of range", expected="0 <= ema < 1", got=str(self.ema))
 
 
-AnyObjective = LladaSft | LladaPretrain | Autoregressive | BlockDiffusion
+AnyObjective = LladaSft | LladaPretrain | Autoregressive | BlockDiffusion | EmbeddingDiffusion
 
 
 @dataclass(frozen=True)
@@ -173,7 +259,7 @@ class Recipe:
     """
 
     name: str
-    model: ModelConfig | FineTuneConfig
+    model: ModelConfig | BiRWKVModelConfig | FineTuneConfig
     data: Data
     objective: AnyObjective
     run: RunConfig
@@ -190,6 +276,10 @@ class Recipe:
             raise ConfigError("seed is out of range", expected="0 to 2^63 - 1", got=str(self.seed))
         if self.recommended is not None:
             check_own(self.recommended, "recommended")
+        recurrent, objective = isinstance(self.model, BiRWKVModelConfig), isinstance(self.objective, EmbeddingDiffusion)
+        if not isinstance(self.model, FineTuneConfig) and recurrent != objective:
+            expected = "embedding-diffusion with a birwkv model (d_model, n_layers ...), another one with a transformer"
+            raise ConfigError("objective.kind does not fit the model", expected=expected, got=self.objective.kind)
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import islice
 from pathlib import Path
@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from unmask.core.errors import ConfigError, RunError
+from unmask.models.backbone import Backbone, backbone, transformer_of
 from unmask.models.load import LoadedCheckpoint, load_model
-from unmask.models.transformer import Transformer
 from unmask.ops.placement import pick_device
 from unmask.text.codec import Codec
 from unmask.train import checkpoint
@@ -32,8 +32,9 @@ from unmask.train.forward import Net
 from unmask.train.log import Log
 from unmask.train.lora import folded, inject
 from unmask.train.objectives.autoregressive import Autoregressive
+from unmask.train.objectives.embedding_diffusion import EmbeddingDiffusion
 from unmask.train.optim import build_optimizers, lr_factor, set_lr
-from unmask.train.recipe import FineTuneConfig, Recipe
+from unmask.train.recipe import BiRWKVModelConfig, FineTuneConfig, Recipe
 from unmask.train.tokenizer import EOS, MASK, train_tokenizer
 from unmask.train.validate import better, nelbo, watched
 
@@ -68,16 +69,15 @@ class Trainer:
         self.codec = Codec.from_dir(self.tokenizer_dir)
         self.stream.bind(self.codec)
         self.mask_id, self.eos_id = self._mask_id(), special(self.codec, EOS)
+        self.objective = recipe.objective.bound(self.mask_id, self.eos_id)
         self.model = self._model().to(self.device)
         self._check_length()
         self.net = Net(self.model, recipe.run.checkpointing, recipe.run.compile)
-        self.objective = recipe.objective.bound(self.mask_id, self.eos_id)
-        base = with_ends(self.parent) if self.parent is not None else {}
-        self.config = published_config(self.model.cfg, self.objective, (self.mask_id, self.eos_id), base)
+        self.config = self._config()
         self.optimizers = build_optimizers(self.model, recipe.optim)
         self.rng = torch.Generator().manual_seed(recipe.seed)
         self.ema = {n: p.detach().clone() for n, p in self._trained()} if recipe.run.ema else {}
-        self.step, self.tokens, self.positions = 0, 0, 0.0
+        self.step, self.tokens, self.positions, self.skipped = 0, 0, 0.0, 0
         self.best: tuple[int, float] | None = None
         self.history: list[dict[str, Any]] = []
 
@@ -119,7 +119,7 @@ class Trainer:
     def _one_step(self) -> dict[str, float]:
         cfg, run = self.recipe.optim, self.recipe.run
         set_lr(self.optimizers, lr_factor(cfg, self.step, run.steps))
-        sums: dict[str, float] = {}
+        found: list[dict[str, float]] = []
         for _ in range(run.accumulate):
             batch = self.stream.next().to(self.device)
             with self._autocast():
@@ -127,9 +127,11 @@ class Trainer:
             (loss.total / run.accumulate).backward()
             self.tokens += batch.tokens
             self.positions += loss.metrics["positions"]
-            for name, value in loss.metrics.items():
-                sums[name] = sums.get(name, 0.0) + value / run.accumulate
+            found.append(loss.metrics)
+        sums = means(found)
         sums["grad_norm"] = self._clip()
+        if not math.isfinite(sums["grad_norm"]):
+            return self._skip()
         if self.stream.left_out:
             sums["left_out"] = float(self.stream.left_out)
         for optimizer in self.optimizers:
@@ -141,12 +143,21 @@ class Trainer:
 
     def _clip(self) -> float:
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.optim.clip or math.inf).item()
-        if not math.isfinite(norm):
+        if not math.isfinite(norm) and self.skipped >= self.recipe.run.skip_bad:
+            earlier = f" after {self.skipped} that were left out" if self.skipped else ""
             raise RunError(
-                f"the gradient of step {self.step} is not finite; the last checkpoint is intact. "
+                f"the gradient of step {self.step} is not finite{earlier}; the last checkpoint is intact. "
                 "Resume with a lower optim.lr or a smaller optim.clip"
             )
         return norm
+
+    def _skip(self) -> dict[str, float]:
+        """A step whose gradient is no number changes nothing but the count."""
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        self.skipped += 1
+        self.step += 1
+        return {"skipped": float(self.skipped)}
 
     def _average(self) -> None:
         if self.ema:
@@ -224,6 +235,7 @@ class Trainer:
         state = {
             "tokens": self.tokens,
             "positions": self.positions,
+            "skipped": self.skipped,
             "data": self.stream.state(),
             "groups": groups,
             "history": self.history,
@@ -242,7 +254,7 @@ class Trainer:
         self.history.append({"step": self.step, "steps": self.recipe.run.steps})
 
     def _restore(self, tensors: dict[str, Tensor], state: dict[str, Any], path: Path) -> None:
-        if state["shape"] != dataclasses.asdict(self.model.cfg):
+        if _plain(state["shape"]) != _plain(dataclasses.asdict(self.model.cfg)):
             raise ConfigError(f"{path} belongs to a model of another shape", remedy="use another run directory")
         if state.get("lora", self._lora) != self._lora:
             expected, got = f"model.lora {state['lora']}, as it began", str(self._lora)
@@ -261,7 +273,7 @@ class Trainer:
         self.rng.set_state(tensors["rng"])
         self.stream.restore(state["data"])
         self.step, self.tokens, self.history = state["step"], state["tokens"], state["history"]
-        self.positions = state["positions"]
+        self.positions, self.skipped = state["positions"], state.get("skipped", 0)
         self.best = (int(state["best"][0]), float(state["best"][1])) if state.get("best") else None
 
     def _export(self) -> Path:
@@ -274,17 +286,33 @@ class Trainer:
 
     # --- parts --------------------------------------------------------------------------------------------------------
 
-    def _model(self) -> Transformer:
+    def _model(self) -> Backbone:
         cfg = self.recipe.model
         if isinstance(cfg, FineTuneConfig):
             assert self.parent is not None
             model = self.parent.model
             if cfg.lora is not None:
-                inject(model, cfg.lora, self.recipe.seed, () if self.mask_id is None else (self.mask_id,))
+                inject(
+                    transformer_of(model, "model.lora"),
+                    cfg.lora,
+                    self.recipe.seed,
+                    () if self.mask_id is None else (self.mask_id,),
+                )
             return model.train()
-        model = Transformer(cfg.transformer(self.codec.size))
+        model = backbone(
+            cfg.shape(self._config()) if isinstance(cfg, BiRWKVModelConfig) else cfg.transformer(self.codec.size)
+        )
         model.init_weights(self.recipe.seed, cfg.init_std)
         return model
+
+    def _config(self) -> dict[str, Any]:
+        """config.json of the model that comes out."""
+        cfg, objective = self.recipe.model, self.objective
+        if isinstance(cfg, BiRWKVModelConfig):
+            assert isinstance(objective, EmbeddingDiffusion) and self.mask_id is not None
+            return cfg.published(self.codec.size, objective, (self.mask_id, self.eos_id))
+        base = with_ends(self.parent) if self.parent is not None else {}
+        return published_config(self.model.cfg, objective, (self.mask_id, self.eos_id), base)
 
     def _tokenizer_dir(self) -> Path:
         """The recipe's tokenizer, the fine-tuned model's own, or one trained on the run's data and kept in the run."""
@@ -329,6 +357,18 @@ class Trainer:
         return load_function(check.metric) if check.metric else None
 
 
+def _plain(shape: dict[str, Any]) -> dict[str, Any]:
+    """As JSON gives it back: no tuples."""
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in shape.items()}
+
+
+def means(found: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Of every name, over those that have it: not every batch holds a row of every kind."""
+    names = dict.fromkeys(name for metrics in found for name in metrics)
+    own = {name: [metrics[name] for metrics in found if name in metrics] for name in names}
+    return {name: sum(values) / len(values) for name, values in own.items()}
+
+
 class _Meter:
     """Means between two log lines."""
 
@@ -336,19 +376,17 @@ class _Meter:
         self._restart(tokens)
 
     def _restart(self, tokens: int) -> None:
-        self.sums: dict[str, float] = {}
-        self.count, self.tokens, self.since = 0, tokens, time.perf_counter()
+        self.found: list[dict[str, float]] = []
+        self.tokens, self.since = tokens, time.perf_counter()
 
     def add(self, metrics: dict[str, float]) -> None:
-        self.count += 1
-        for name, value in metrics.items():
-            self.sums[name] = self.sums.get(name, 0.0) + value
+        self.found.append(metrics)
 
     def flush(self, step: int, steps: int, tokens: int, lr: float) -> Progress:
         speed = (tokens - self.tokens) / max(1e-9, time.perf_counter() - self.since)
-        means = {name: value / self.count for name, value in self.sums.items()}
+        found = means(self.found)
         self._restart(tokens)
-        return Progress(step, steps, tokens, lr, speed, means)
+        return Progress(step, steps, tokens, lr, speed, found)
 
 
 def make_directory(path: Path) -> None:

@@ -82,6 +82,7 @@ class _Listening:
         self.inner, self.hidden = inner, torch.empty(0)
         self.traits, self.head, self.layers, self.device = inner.traits, inner.head, inner.layers, inner.device
         self.support, self.new_store, self.grow_store = inner.support, inner.new_store, inner.grow_store
+        self.table = inner.table
 
     def __call__(self, batch: Batch, store: Any) -> Forwarded:
         out = self.inner(batch, store)

@@ -26,7 +26,12 @@ from unmask.evals.synthetic_eval import EXACT, ONE_PER_STEP
 from unmask.evals.synthetic_eval import grid as synthetic_grid
 from unmask.pipeline import Model
 
-BASELINE = {"canvas": "1 token/step", "block": "1 token/step", "autoregressive": "left to right"}
+BASELINE = {
+    "canvas": "1 token/step",
+    "recurrent": "1 token/step",
+    "block": "1 token/step",
+    "autoregressive": "left to right",
+}
 """The policy's name in the baseline's label, by the kind of model."""
 WHOLE_PARTS = "blocks(32)"
 """Blocks beside a recommended whole canvas, on which a cache of blocks has nothing to keep."""

@@ -31,6 +31,8 @@ def score(
     combine: Callable[[Sequence[Tensor]], Tensor] | None = None,
     wanted: tuple[str, ...] = (),
     uniforms: Uniforms | None = None,
+    table: Tensor | None = None,
+    clean: Sequence[Tensor] | None = None,
 ) -> Candidates:
     """Candidates for W rows.
 
@@ -40,8 +42,10 @@ def score(
         sampling: how tokens and confidences are taken.
         mask_id: excluded before the softmax when `sampling.exclude_mask`.
         combine: guidance over the lanes' logits.
-        wanted: any of "margin", "entropy".
+        wanted: any of "margin", "entropy", "mean" (with it: "nearest").
         uniforms: random numbers; needed when the temperature is above 0.
+        table: the tokens' vectors [V, E], for "mean": their expectation under the tempered, filtered distribution.
+        clean: one [W, E] tensor per lane if the model says the clean vectors itself; "mean" is their combination then.
 
     Returns:
         Candidates with tensors [W] on the CPU.
@@ -50,17 +54,24 @@ def score(
         closed = _closed(sampling, mask_id)
         pairs = [greedy(rows, head, closed) for rows in hidden[0].split(TILE_ROWS)]
         return Candidates(_joined([t for t, _ in pairs]), _joined([p for _, p in pairs]))
-    parts = []
+    parts, means = [], []
     for a in range(0, hidden[0].shape[0], CHUNK):
         b = min(a + CHUNK, hidden[0].shape[0])
         lanes = [logits_of(h[a:b], head) for h in hidden]
         logits = lanes[0] if combine is None else combine(lanes)
         parts.append(score_logits(logits, sampling, mask_id, wanted, uniforms(a, b) if uniforms else None))
+        if clean is None and table is not None:
+            means.append(torch.softmax(shape(logits, sampling).float(), -1) @ table.float())
     if not parts:
         none = torch.zeros(0)
-        return Candidates(none.long(), none, none, none)
+        return Candidates(none.long(), none, none, none, None if table is None else none.new_zeros(0, table.shape[1]))
+    if clean is not None and "mean" in wanted:
+        means = [clean[0] if combine is None else combine(clean)]
     token, prob, margin, entropy = zip(*parts, strict=True)
-    return Candidates(_joined(token), _joined(prob), _maybe(margin), _maybe(entropy))
+    mean = _joined(means) if means else None
+    best = _joined(token)
+    nearest = table.float().cpu()[best] if table is not None and "nearest" in wanted else None
+    return Candidates(best, _joined(prob), _maybe(margin), _maybe(entropy), mean, nearest)
 
 
 def _is_greedy(sampling: Sampling) -> bool:

@@ -28,7 +28,7 @@ NAMES = WeightNames(
 )
 
 
-def to_transformer(config: Config) -> TransformerConfig:
+def shape_of(config: Config) -> TransformerConfig:
     """The backbone; what it cannot be is refused by key."""
     r = ConfigReader(config, DEFAULTS)
     r.must("dropout", None)
@@ -66,7 +66,7 @@ FAMILY = Family(
     model_type="example",
     architecture="ExampleModel",
     names=NAMES,
-    to_transformer=to_transformer,
+    shape=shape_of,
     traits=traits,
     recommended=recommended,
 )
