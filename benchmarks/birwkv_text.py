@@ -15,6 +15,7 @@ import argparse
 import json
 import math
 import re
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -87,6 +88,7 @@ def measure(model: Model, train: Sequence[str], held: Sequence[str], args: argpa
     out["conditioning"] = conditioning(net, ids, args.rounds)
     words = known_words(train)
     out["held_out_text"] = quality([t[: args.chars] for t in held[: args.samples]], words, held, args.chars)
+    out["boundary"] = boundary(model, words, held, args)
     out["samples"] = {name: sampled(model, options, words, held, args) for name, options in SAMPLERS.items()}
     return out
 
@@ -219,6 +221,36 @@ def sampled(
     return {**quality(written, words, held, args.chars), "nfe": nfe, "texts": written[:4]}
 
 
+def boundary(model: Model, words: set[str], held: Sequence[str], args: argparse.Namespace) -> list[dict[str, Any]]:
+    """The boundary cache against none: 32 given characters of held-out texts, 128 new ones in blocks."""
+    assert model.codec is not None
+    prompts = [model.codec.encode(t)[:32] for t in held[: args.samples]]
+    rows = []
+    for schedule, policy in (("blocks(16)", "low_confidence(steps=64)"), ("blocks(32)", "threshold(0.9)")):
+        plain: list[list[int]] = []
+        for cache in ("none", "boundary", "boundary(refresh=4)", "boundary(refresh=1)"):
+            begun = time.process_time()
+            made = model.generate(
+                prompts, max_tokens=128, schedule=schedule, policy=policy, cache=cache, logits_eos_inf=True
+            )
+            assert isinstance(made, list)
+            seconds, ids = time.process_time() - begun, [list(m.ids) for m in made]
+            plain = plain or ids
+            pairs = [list(zip(a, b, strict=True)) for a, b in zip(plain, ids, strict=True)]
+            first = sorted(next((i for i, (a, b) in enumerate(p) if a != b), 128) for p in pairs)
+            same = sum(a == b for p in pairs for a, b in p) / sum(map(len, pairs))
+            known = quality([model.codec.decode(i) for i in ids], words, held, 128)["known_words"]
+            row = {
+                "schedule": schedule,
+                "policy": policy,
+                "cache": cache,
+                "same": same,
+                "first": first[len(first) // 2],
+            }
+            rows.append({**row, "known_words": known, "cpu_seconds": seconds})
+    return rows
+
+
 def known_words(train: Sequence[str]) -> set[str]:
     return {w for t in train for w in re.findall(r"[a-z]{3,}", t.lower())}
 
@@ -286,6 +318,11 @@ def shown(found: dict[str, Any]) -> str:
     for name, q in table.items():
         nfe = f"{q['nfe']:.0f}" if "nfe" in q else ""
         lines.append(f"| {name} | {nfe} | {q['known_words']:.2f} | {q['entropy']:.2f} | {q['distinct_4']:.2f} |")
+    lines += ["", "| schedule, policy | cache | tokens as without | first other one (median) | known words | CPU s |"]
+    lines += ["|---|---|---|---|---|---|"]
+    for row in found["boundary"]:
+        said = f"| {row['schedule']}, {row['policy']} | {row['cache']} | {row['same']:.2f} | {row['first']} "
+        lines.append(f"{said}| {row['known_words']:.2f} | {row['cpu_seconds']:.1f} |")
     for name, q in found["samples"].items():
         lines += ["", f"{name}:", "", *(f"    {json.dumps(t)}" for t in q["texts"][:2])]
     return "\n".join(lines)

@@ -4,6 +4,8 @@
     python benchmarks/biwkv.py --json              # the same as one JSON value
     python benchmarks/biwkv.py --shape 2 256 128   # another batch, length and width
 
+`layer` is a whole layer of the model, with the default implementation inside.
+
 Processor time of one thread, all paths in one process and interleaved (A B A B), medians. The loop is the baseline:
 log-space, one step per position, with the same closed-form backward. Memory is what the peak of a fresh process grows
 by during one forward and backward (Linux), inputs and outputs included.
@@ -18,16 +20,20 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from unmask.models.birwkv_net import TIME, Block
+from unmask.models.config import BiRWKVConfig
 from unmask.ops.biwkv import biwkv, dispatch
 
 PATHS = ("cpu", "chunk", "matmul")
 CPU = torch.device("cpu")
+LAYER = "layer"
 State = tuple[Tensor, Tensor, Tensor]
 
 
@@ -78,20 +84,33 @@ class Loop(torch.autograd.Function):
         return go * y * gate * (1 - gate), v * gv - ph, gv, glam, gu
 
 
-def operands(batch: int, length: int, dim: int) -> list[Tensor]:
+def operands(name: str, batch: int, length: int, dim: int) -> list[Tensor]:
     gen = torch.Generator().manual_seed(0)
+    if name == LAYER:
+        return [torch.randn(batch, length, dim, generator=gen), torch.randn(batch, TIME, generator=gen)]
     r, k, v = (torch.randn(batch, length, dim, generator=gen) for _ in range(3))
     return [r, k, v, torch.rand(batch, dim, generator=gen) * 0.5 + 0.02, torch.randn(batch, dim, generator=gen)]
 
 
 def path(name: str) -> Callable[..., Tensor]:
+    if name == LAYER:
+        return lambda x, tau: layer(x.shape[-1])(x, tau, None)
     return Loop.apply if name == "loop" else lambda *x: biwkv(*x, impl=name)
+
+
+@cache
+def layer(dim: int) -> Block:
+    """A whole layer of the model, with its shifts, norms and matrices."""
+    torch.manual_seed(0)
+    return Block(BiRWKVConfig(8, dim, 1, int(2.5 * dim), 16), 0)
 
 
 def both(name: str, inputs: list[Tensor]) -> tuple[Tensor, ...]:
     """Forward and backward."""
     leaves = [x.detach().requires_grad_() for x in inputs]
     out = path(name)(*leaves)
+    if name == LAYER:
+        leaves = [*leaves, *layer(inputs[0].shape[-1]).parameters()]
     return out.detach(), *torch.autograd.grad(out, leaves, torch.ones_like(out))
 
 
@@ -103,13 +122,13 @@ def forward(name: str, inputs: list[Tensor]) -> tuple[Tensor, ...]:
 
 def measured(names: list[str], shapes: dict[str, tuple[int, int, int]], rounds: int) -> dict[str, dict[str, Any]]:
     """Processor milliseconds per path and shape, forward and forward with backward, interleaved."""
-    inputs = {label: operands(*shape) for label, shape in shapes.items()}
+    inputs = {(n, label): operands(n, *shape) for label, shape in shapes.items() for n in names}
     runs = [(n, label, kind) for label in shapes for n in names for kind in (forward, both)]
     taken: dict[tuple[str, str, str], list[float]] = {}
     for turn in range(rounds + 1):
         for name, label, run in runs:
             begun = time.process_time()
-            run(name, inputs[label])
+            run(name, inputs[name, label])
             if turn:  # the first warms up
                 taken.setdefault((name, label, run.__name__), []).append((time.process_time() - begun) * 1e3)
     found: dict[str, dict[str, Any]] = {}
@@ -128,9 +147,9 @@ def agreement(names: list[str], inputs: list[Tensor]) -> dict[str, float]:
 
 def memory(name: str, length: int, dim: int) -> None:
     """Prints the growth of this process's peak in MiB."""
-    both(name, operands(1, 64, 64))
+    both(name, operands(name, 1, 64, 64))
     before = peak()
-    both(name, operands(4, length, dim))
+    both(name, operands(name, 4, length, dim))
     print(peak() - before)
 
 
@@ -147,7 +166,7 @@ def grown(name: str, length: int, dim: int) -> float:
 
 def speed(names: list[str], shape: tuple[int, int, int], rounds: int) -> list[dict[str, Any]]:
     rows = list(measured(names, {"": shape}, rounds).values())
-    base, off = rows[0], agreement(names, operands(*shape))
+    base, off = rows[0], agreement(names, operands("loop", *shape))
     for row in rows:
         row["speedup_forward"] = base["forward"]["median_ms"] / row["forward"]["median_ms"]
         row["speedup_both"] = base["both"]["median_ms"] / row["both"]["median_ms"]
@@ -204,7 +223,7 @@ def main() -> None:
     left_out = {n: why for n in PATHS if (why := dispatch.why_not(n, CPU))}
     names = [n for n in PATHS if n not in left_out]
     shape = (args.shape[0], args.shape[1], args.shape[2])
-    fast, linear = speed(["loop", *names], shape, args.rounds), growth(names, 256, args.rounds)
+    fast, linear = speed(["loop", *names], shape, args.rounds), growth([LAYER, *names], 256, args.rounds)
     if args.json:
         print(json.dumps({"torch": torch.__version__, "speed": fast, "growth": linear, "left_out": left_out}, indent=1))
         return
