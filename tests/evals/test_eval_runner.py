@@ -326,7 +326,9 @@ def test_two_processes_do_not_write_the_same_folder(model: Any, tmp_path: Path) 
     run(model, tmp_path / "run")
 
 
-@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root writes everywhere")
+@pytest.mark.skipif(
+    os.name != "posix" or os.geteuid() == 0, reason="an ordinary user is missing: root writes everywhere"
+)
 def test_a_closed_folder_is_refused(model: Any, tmp_path: Path) -> None:
     (tmp_path / "closed").mkdir(mode=0o500)
     with pytest.raises(InputError, match="can be written"):

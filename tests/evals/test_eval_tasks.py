@@ -193,7 +193,9 @@ def test_a_worked_example_without_its_answer_is_refused(tmp_path: Path) -> None:
 def test_published_worked_examples_come_from_the_installed_lm_eval(
     name: str, records: list[Any], count: int, tmp_path: Path
 ) -> None:
-    pytest.importorskip("lm_eval", reason="lm-eval holds the published worked examples")
+    pytest.importorskip(
+        "lm_eval", reason="lm-eval (extra `harness`), which holds the published worked examples, is not installed"
+    )
     task, data = loaded(Sample(name, {f"{name}.jsonl": records}, str, str), tmp_path)
     assert len(data.shots) == count and "lm-eval's" in data.source
     text = task.question(data.items[0], data.shots).text

@@ -323,7 +323,7 @@ def test_names_in_the_picture_do_not_touch(
 ) -> None:
     from unmask.evals.pareto import picture
 
-    pytest.importorskip("matplotlib")
+    pytest.importorskip("matplotlib", reason="matplotlib (extra `plot`) is not installed")
     boxes: list[tuple[float, float, float, float]] = []
     place = picture._name
     monkeypatch.setattr(picture, "_name", lambda *given: boxes.extend(place(*given)))

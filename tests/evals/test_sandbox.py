@@ -155,7 +155,7 @@ def test_memory_is_limited_per_process_and_together() -> None:
 
 
 @walled
-@pytest.mark.skipif(not LINUX, reason="system calls of Linux")
+@pytest.mark.skipif(not LINUX, reason="this is not Linux: no seccomp filter")
 def test_no_memory_that_belongs_to_no_process() -> None:
     """Shared anonymous maps that are unmapped again, System V segments and nameless files escape every other limit."""
     head = "import ctypes\nlibc = ctypes.CDLL(None, use_errno=True)\n"
@@ -189,7 +189,7 @@ def test_a_flood_of_output_is_cut_while_it_comes() -> None:
 
 
 @walled
-@pytest.mark.skipif(not LINUX, reason="reads /proc")
+@pytest.mark.skipif(not LINUX, reason="this is not Linux: no /proc")
 def test_fork_bombs_and_daemons_leave_nothing() -> None:
     mark = f"m{uuid.uuid4().hex[:10]}"
     name = f"import ctypes\nctypes.CDLL(None).prctl(15, b'{mark}')\n"
@@ -307,7 +307,7 @@ for family in range(64):  # vsock, for one, would reach the host of a virtual ma
 
 
 @walled
-@pytest.mark.skipif(not LINUX, reason="measures with /proc")
+@pytest.mark.skipif(not LINUX, reason="this is not Linux: no /proc to measure with")
 def test_the_runner_stays_small() -> None:
     """In a process of its own, whose peak is then that of the runner alone."""
     code = """
@@ -325,7 +325,7 @@ print(int(re.search(r"VmHWM:\\s*(\\d+)", Path("/proc/self/status").read_text())[
 
 
 @walled
-@pytest.mark.skipif(not LINUX, reason="reads /proc")
+@pytest.mark.skipif(not LINUX, reason="this is not Linux: no /proc")
 def test_nothing_survives_a_killed_runner(tmp_path: Path) -> None:
     mark = f"m{uuid.uuid4().hex[:10]}"
     program = f"import ctypes, time\nctypes.CDLL(None).prctl(15, b'{mark}')\ntime.sleep(60)"
@@ -356,7 +356,7 @@ def test_many_keep_their_order() -> None:
 # ---- refusals, weak sandboxes, consent -------------------------------------------------------------------------------
 
 
-@pytest.mark.skipif(os.name != "posix", reason="needs the launcher")
+@pytest.mark.skipif(os.name != "posix", reason="this is not POSIX: the launcher cannot run")
 def test_a_missing_protection_is_named_and_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A launcher whose system gives no namespaces and no mounts."""
     text = run.LAUNCHER.read_text("utf-8").replace("def main() -> int:", (

@@ -56,7 +56,7 @@ def results(run: object, operands: list[Tensor], mask: Tensor | None) -> tuple[T
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(cuda.compiler() is None, reason="no nvcc")
+@pytest.mark.skipif(cuda.compiler() is None, reason="nvcc (the CUDA compiler) is not installed")
 @pytest.mark.parametrize("architecture", ["sm_80", "sm_90"])
 def test_it_compiles_without_spills_that_matter(architecture: str, tmp_path: Path) -> None:
     nvcc = cuda.compiler()
@@ -84,7 +84,7 @@ def on_cpu(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """`cuda.py` with the source compiled for the CPU behind it."""
     compiler = shutil.which("g++")
     if compiler is None:
-        pytest.skip("no g++")
+        pytest.skip("g++ is not installed")
     work = tmp_path_factory.mktemp("cuda_on_cpu")
     source = re.sub(r"#include <cuda.*\n", "", cuda.SOURCE.read_text())
     source = re.sub(r"(\w+<[\w, ]+>)<<<([\w.]+), (\w+), 0, on>>>\(", r"launch(\2, \3, \1, ", source)

@@ -43,7 +43,8 @@ def biwkv(
         left, right: states [B, C] that enter from outside, as `states` gives them for the block's first and last cut;
             inference only.
         impl: "auto" (the fastest that runs here; UNMASK_BIWKV names another) or an implementation's name.
-        deterministic: no sums in an order that may change from run to run.
+        deterministic: ask for sums in a fixed order. Every implementation of this package keeps to one anyway, so it
+            changes nothing today; it binds those that come.
 
     Returns:
         [B, T, C] in the dtype of r, k and v (their promotion if they differ). States are float32 (float64 for float64).
