@@ -9,8 +9,9 @@ import torch
 from models.test_birwkv_net import ADALN, KINDS_OF_MODEL, made
 from torch import Tensor
 
+from unmask import load
 from unmask import testing as t
-from unmask.core.errors import RequestError, RunError
+from unmask.core.errors import InputError, RequestError, RunError
 from unmask.core.events import Finished, Stepped
 from unmask.core.types import (
     EDIT,
@@ -368,3 +369,8 @@ def test_changed_weights_change_the_head() -> None:
     with torch.no_grad():
         model.model.transformer["ff_out"].weight.add_(1.0)
     assert not torch.equal(model.head.weight, before)
+
+
+def test_a_block_model_refuses_a_sampler_of_vectors_by_name_and_not_by_its_schedule() -> None:
+    with pytest.raises(InputError, match="denoise vectors"):
+        load("nano").generate("hi", policy="ddpm(steps=4)", max_tokens=8)

@@ -94,7 +94,7 @@ def default(said: Said, traits: Traits, family: str, gen_length: int) -> Strateg
         return _autoregressive(said, traits)
     name, given = _policy_name(said)
     policy = _fill("policy", name, given, said, {} if name in LATENT else {"steps": gen_length})
-    schedule = _schedule(said, traits, "whole" if name in LATENT else "blocks")
+    schedule = _schedule(said, traits, "whole" if name in LATENT and traits.latent is not None else "blocks")
     cache = catalog.parse("cache", _cache(said, traits, "none"))
     return Strategy(schedule, policy, cache, _guidance(said), _sampling(said, traits))
 
