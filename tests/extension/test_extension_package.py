@@ -47,7 +47,7 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
 
 def test_the_catalog_lists_it_beside_ours() -> None:
     assert catalog.find("policy", "lead").meaning == "from unmask-example"
-    assert catalog.find("cache", "vicinity").target == "unmask_example.vicinity:Vicinity"
+    assert catalog.find("cache", "neighbours").target == "unmask_example.neighbours:Neighbours"
     assert "example" in catalog.entries("model") and "llada" in catalog.entries("model")
 
 
@@ -56,7 +56,7 @@ def test_the_policy_passes_the_common_check() -> None:
     t.check_policy("lead")
 
 
-@pytest.mark.parametrize("spec", ["vicinity", "vicinity(width=0)", "vicinity(width=3)"])
+@pytest.mark.parametrize("spec", ["neighbours", "neighbours(width=0)", "neighbours(width=3)"])
 def test_the_cache_passes_the_common_check(spec: str) -> None:
     t.check_cache(spec)
 
@@ -78,7 +78,7 @@ def test_all_three_decode_together(tmp_path: Path) -> None:
 
     place = save_checkpoint(random_from_config(CONFIG, dtype="fp32", device="cpu"), CONFIG, tmp_path / "checkpoint")
     model = unmask.load(place, device="cpu", dtype="fp32")
-    found = model.generate([3, 1, 4, 1, 5], max_tokens=24, policy="lead(0.1)", cache="vicinity(width=4)")
+    found = model.generate([3, 1, 4, 1, 5], max_tokens=24, policy="lead(0.1)", cache="neighbours(width=4)")
     assert len(found.ids) == 24 or found.finish_reason == "stop"
     assert 63 not in found.ids
 
@@ -87,7 +87,7 @@ def test_its_specs_are_refused_like_ours() -> None:
     with pytest.raises(SpecError, match=r">= 0 and <= 1"):
         catalog.parse("policy", "lead(2.0)")
     with pytest.raises(SpecError, match="unknown"):
-        catalog.parse("cache", "vicinity(breadth=2)")
+        catalog.parse("cache", "neighbours(breadth=2)")
     with pytest.raises(SpecError, match="lead"):
         catalog.parse("policy", "leed")
 
@@ -161,9 +161,9 @@ def test_a_policy_that_remembers_on_itself_is_caught() -> None:
 def test_a_cache_that_breaks_the_contract_is_caught(rule: dict[str, object], words: str) -> None:
     from dataclasses import replace
 
-    vicinity = catalog.parse("cache", "vicinity(width=2)")
+    neighbours = catalog.parse("cache", "neighbours(width=2)")
 
-    class Broken(type(vicinity)):  # type: ignore[misc]
+    class Broken(type(neighbours)):  # type: ignore[misc]
         def plan(self, *args):  # type: ignore[no-untyped-def]
             plan, state = super().plan(*args)
             return replace(plan, **rule), state
@@ -173,9 +173,9 @@ def test_a_cache_that_breaks_the_contract_is_caught(rule: dict[str, object], wor
 
 
 def test_a_cache_that_calls_itself_exact_and_is_not_is_caught() -> None:
-    vicinity = catalog.parse("cache", "vicinity(width=0)")
+    neighbours = catalog.parse("cache", "neighbours(width=0)")
 
-    class Liar(type(vicinity)):  # type: ignore[misc]
+    class Liar(type(neighbours)):  # type: ignore[misc]
         def exact_for(self, traits):  # type: ignore[no-untyped-def]
             return True
 

@@ -11,8 +11,8 @@ from unmask.core.spec import component, option
 from unmask.core.types import Block, Candidates, Full, Peers, Plan, Sequence, Traits
 
 
-@component("vicinity")
-class Vicinity:
+@component("neighbours")
+class Neighbours:
     """width: rows recomputed on each side of the open block. State: the block that was entered last."""
 
     width: int = option(16, low=0, help="rows recomputed on each side of the block")
