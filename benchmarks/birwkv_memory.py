@@ -2,7 +2,7 @@
 
     python benchmarks/birwkv_memory.py --task bit                       # position 0 decides what is asked for at 255
     python benchmarks/birwkv_memory.py --task recall --mixer biwkv      # 8 pairs of key and value, then one key again
-    python benchmarks/birwkv_memory.py --task recall --mixer attention
+    python benchmarks/birwkv_memory.py --task recall --mixer attention   # or hybrid: one layer of each
 
 Two layers learn from masks only: the asked position is the one mask, everything else is given. Accuracy is on fresh
 sequences. Bi-WKV weighs positions by distance and key alone, never by what is asked, so recall by content is beyond it;
@@ -45,13 +45,15 @@ def recall(rows: int, length: int, rng: torch.Generator) -> Tensor:
     return ids
 
 
+MIXERS = {"biwkv": 0, "attention": 1, "hybrid": 2}
+"""Every which layer attends; in the hybrid the second of the two."""
 TASKS = {"bit": (bit, 256, 300), "recall": (recall, 64, 1500)}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--task", choices=tuple(TASKS), default="bit")
-    parser.add_argument("--mixer", choices=("biwkv", "attention"), default="biwkv")
+    parser.add_argument("--mixer", choices=tuple(MIXERS), default="biwkv")
     parser.add_argument("--steps", type=int, help="default: 300 for bit, 1500 for recall")
     parser.add_argument("--dim", type=int, default=64)
     parser.add_argument("--seed", type=int, default=0)
@@ -67,7 +69,7 @@ def run(task: str, mixer: str, steps: int | None, dim: int, seed: int) -> dict[s
     make, length, usual = TASKS[task]
     steps = steps or usual
     cfg = BiRWKVConfig(40, dim, 2, int(2.5 * dim), 16, tied=False, max_len=length, heads=dim // 16)
-    model = BiRWKV(replace(cfg, attention_every=1 if mixer == "attention" else 0))
+    model = BiRWKV(replace(cfg, attention_every=MIXERS[mixer]))
     model.init_weights(seed, 0.03)
     optim = OptimConfig("muon", lr=4e-3, betas=(0.9, 0.98), weight_decay=0.0, warmup=20, decay=0.5, floor=0.02)
     optimizers, rng, begun = build_optimizers(model, optim), torch.Generator().manual_seed(seed), time.process_time()

@@ -98,6 +98,7 @@ def test_text_files_become_rows_of_the_length() -> None:
         (("--diffusion-mode", "token", "--token-loss-weight", 0.5), ("--token-loss-weight", "no effect")),
         (("--diffusion-mode", "diffusion", "--token-share", 0.5), ("--token-share", "no effect")),
         (("--d-modle", 8), ("--d-model",)),
+        (("--warmup_steps", -1), ("--warmup_steps: expected",)),
     ],
 )
 def test_bad_flags_are_refused_in_one_line(
@@ -108,6 +109,11 @@ def test_bad_flags_are_refused_in_one_line(
     assert ran.code == 2 and "Traceback" not in ran.err and not out.exists()
     for word in words:
         assert word in ran.err, ran.err
+
+
+def test_the_folder_of_a_run_has_a_name(cli: Run) -> None:
+    ran = cli("train", "birwkv", "--output-dir", "")
+    assert ran.code == 2 and "--output-dir" in ran.err
 
 
 def test_help_imports_no_torch() -> None:
@@ -168,6 +174,8 @@ def test_train_resume_and_generate(cli: Run, text: Path, tmp_path: Path) -> None
         ran = cli(*base, "--sampler", sampler, "--json")
         assert ran.code == 0, ran.err
         assert ran.json["nfe"] <= 4
+    given = cli(*base, "--sampler", "ddpm", "--constraint", "2:a")
+    assert given.code == 0 and "not seen" not in given.err, "every row reads every row"
     both = cli(*base, "--sampler", "ddpm", "--policy", "threshold")
     assert both.code == 2 and "--sampler and --policy" in both.err
 
@@ -185,7 +193,17 @@ def test_train_resume_and_generate(cli: Run, text: Path, tmp_path: Path) -> None
     shape = resume(cli, out, "--max-steps", 10, "--d-model", 32)
     assert shape.code == 2 and "shape" in shape.err
     assert resume(cli, out, "--max-steps", 9, "--output-dir", out).code == 0
+    done = resume(cli, out)
+    assert done.code == 0 and "done before" in done.err
+    fewer = resume(cli, out, "--max-steps", 3)
+    assert fewer.code == 2 and "9 steps that are done; got 3" in fewer.err
+    idle = resume(cli, out, "--max-steps", 10, "--vocab-size", 300)
+    assert idle.code == 2 and "--vocab-size" in idle.err
     again = train(cli, text, out)
+    assert "--output-dir" in again.err and "--resume-from-checkpoint" in again.err
+    (out / "birwkv.json").write_text('{"d_model": 1', encoding="utf-8")
+    broken = resume(cli, out)
+    assert broken.code == 2 and "birwkv.json" in broken.err and "Traceback" not in broken.err
     assert again.code == 2 and newest(out)[-1] == "step-00000009", "a finished run is not overwritten"
 
 
@@ -245,6 +263,38 @@ def test_a_folder_without_a_run_is_refused(cli: Run, tmp_path: Path) -> None:
 def test_no_sampler_of_vectors_on_a_model_of_masks(cli: Run, llada: Path) -> None:
     ran = cli("generate", "--model", llada, "--sampler", "ddpm", "--gen-length", 8, "hello")
     assert ran.code == 2 and "ddpm" in ran.err and "unmask ls policies" in ran.err
+
+
+def test_a_sampler_needs_a_model_trained_for_it(cli: Run, text: Path, tmp_path: Path) -> None:
+    """Masks on a model of vectors alone, vectors on one of masks alone, and a likelihood by masks."""
+    for mode in ("diffusion", "token"):
+        assert train(cli, text, tmp_path / mode, "--diffusion-mode", mode, "--max-steps", 1).code == 0
+    write = ("generate", "--gen-length", 6, "--device", "cpu", "Tom", "--model")
+    vectors, masks = tmp_path / "diffusion/model", tmp_path / "token/model"
+    for asked in (
+        ("--sampler", "masked"),
+        ("--policy", "threshold(0.9)"),
+        ("--threshold", 0.5),
+        ("--profile", "llada"),
+    ):
+        ran = cli(*write, vectors, *asked)
+        assert ran.code == 2 and ran.out == "", asked
+        for word in ("expected a model trained to fill masks", "got one that only denoises vectors", "--sampler"):
+            assert word in ran.err, ran.err
+    for sampler in ("ddpm", "ddim", "dpmpp"):
+        ran = cli(*write, masks, "--sampler", sampler)
+        assert ran.code == 2 and ran.out == ""
+        for word in (
+            "expected a model trained to denoise vectors",
+            "got one that only fills masks",
+            "unmask ls policies",
+        ):
+            assert word in ran.err, ran.err
+    for model, sampler in ((vectors, "ddpm"), (masks, "masked")):
+        assert cli(*write, model, "--sampler", sampler).code == 0 and cli(*write, model).code == 0
+    pair = ("score", "--device", "cpu", "-p", "Tom", "-a", " has", "--model")
+    scored = cli(*pair, vectors)
+    assert scored.code == 2 and "fill masks" in scored.err and cli(*pair, masks).code == 0
 
 
 def test_wrong_numbers_are_named() -> None:

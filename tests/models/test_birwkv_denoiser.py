@@ -37,6 +37,7 @@ from unmask.engine.profiles import build
 from unmask.models import birwkv
 from unmask.models.birwkv_denoiser import BiRWKVDenoiser, BoundaryStore
 from unmask.models.birwkv_net import NOISY, NULL
+from unmask.pipeline.settings import spelled
 
 MASK, EOS = 39, 38
 SAMPLERS = ("ddpm(steps=5)", "ddim(steps=5)", "ddim(steps=5, eta=0.5)", "dpmpp(steps=5)")
@@ -222,6 +223,20 @@ def test_guidance(name: str, policy: str) -> None:
     assert ran(guidance_scale=2.0) == ran(cfg_scale=1.0) != plain
 
 
+@pytest.mark.parametrize("policy", [*SAMPLERS, "threshold(0.5)", "dream(alg='origin', steps=7)"])
+@pytest.mark.parametrize("name", ["adaln", "epsilon"])
+def test_a_guidance_of_scale_one_is_the_conditional_model_bit_for_bit(name: str, policy: str) -> None:
+    """Also where it is built by hand: tokens, confidences and forwards, greedy and sampled."""
+    model = denoiser(name)
+    for sampling in (Sampling(), HOT):
+        plain, one_lane, guided = (
+            t.decode(model, [one(policy, guidance=g, sampling=sampling)])
+            for g in (None, ClassifierFree(1.0), ClassifierFree(1.5))
+        )
+        assert written(one_lane) == written(plain) and one_lane.head_rows == plain.head_rows
+        assert written(guided) != written(plain) and guided.head_rows > plain.head_rows
+
+
 def test_the_guidance_lane_sees_no_prompt_and_the_same_noise(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its given positions are null, not masked; the noised vectors are those of the first lane."""
     model, seen = denoiser(), []
@@ -348,6 +363,28 @@ def test_samplers_need_a_model_that_denoises_vectors(policy: str) -> None:
         with pytest.raises(RequestError, match=f"policy {policy.split('(')[0]}") as caught:
             sequence_of(one(policy), traits)
         assert "policy of masks" in caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    "policy", ["threshold(0.9)", "dream(alg='origin')", "low_confidence(steps=4)", "left_to_right"]
+)
+def test_policies_of_masks_need_a_model_that_has_seen_masks(policy: str) -> None:
+    for mode in ("mixed", "token"):
+        assert sequence_of(one(policy), birwkv.traits(ADALN | {"diffusion_mode": mode})).blocks
+    diffusion = birwkv.traits(ADALN | {"diffusion_mode": "diffusion"})
+    assert sequence_of(one("ddpm(steps=4)"), diffusion).blocks
+    with pytest.raises(RequestError, match=f"policy {policy.split('(')[0]}") as caught:
+        sequence_of(one(policy), diffusion)
+    assert "fill masks" in caught.value.expected and "ddpm" in caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("options", "policy"),
+    [({}, "ddpm(steps=64"), ({"steps": 9}, "ddpm(steps=9"), ({"schedule": "blocks(4)"}, "ddpm(steps=64")],
+)
+def test_what_a_model_of_vectors_alone_does_by_default(options: dict[str, object], policy: str) -> None:
+    diffusion = birwkv.traits(ADALN | {"diffusion_mode": "diffusion"})
+    assert spelled(build(DecodeOptions(**options), diffusion, "birwkv", 8).policy).startswith(policy)  # type: ignore[arg-type]
 
 
 def test_an_end_of_text_ends_the_answer_after_the_last_forward() -> None:

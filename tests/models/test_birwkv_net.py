@@ -3,6 +3,7 @@ evidence, files."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 
@@ -183,8 +184,9 @@ def test_a_new_origin_model_begins_as_published() -> None:
     assert not found["transformer.blocks.0.attention.w"].any() and not found["transformer.blocks.0.shift1.mu"].any()
 
 
-def test_training_noise_is_added_only_while_training() -> None:
-    model = made(ORIGIN)
+@pytest.mark.parametrize("config", [ORIGIN, ADALN | {"training_noise": True}], ids=["origin", "adaln"])
+def test_training_noise_is_added_only_while_training(config: dict[str, object]) -> None:
+    model = made(config)
     x, tau = torch.randn(1, 5, 16, dtype=torch.float64), model.steps(torch.tensor([3.0]))
     assert torch.equal(model.run(x, tau), model.run(x, tau))
     model.train()
@@ -253,7 +255,8 @@ def test_groups_of_the_shift_and_its_ends(dim: int, sizes: list[int]) -> None:
 @pytest.mark.parametrize("name", ["adaln", "origin", "hybrid"])
 def test_gradients_reach_the_level(name: str) -> None:
     """Against central differences; few steps, since the sinusoids are float32."""
-    model = made(KINDS_OF_MODEL[name] | {"diffusion": {"num_diffusion_steps": 8}})
+    own = {"diffusion": {"num_diffusion_steps": 8}, "logsnr_range": [-7.0, 5.0]}
+    model = made(KINDS_OF_MODEL[name] | own)
     x = torch.randn(2, 5, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
 
     def scalar(level: Tensor) -> Tensor:
@@ -267,6 +270,51 @@ def test_gradients_reach_the_level(name: str) -> None:
             rise = (scalar(level + step) - scalar(level - step)) / 0.04
             assert float(rise) == pytest.approx(float(grad[i]), rel=0.02, abs=1e-3)
             assert abs(float(rise)) > 1e-2
+
+
+@pytest.mark.parametrize("name", ["linear", "cosine", "sigmoid"])
+def test_a_published_config_counts_the_steps_of_its_own_table(name: str) -> None:
+    """The level that step n of the published betas noises to is told as step n, and samplers walk between its ends."""
+    start, end, count = 2e-4, 0.03, 50
+    table = {"beta_schedule": name, "beta_start": start, "beta_end": end, "num_diffusion_steps": count}
+    model = made(ORIGIN | {"diffusion": table | {"clip_sample": True, "clip_sample_range": 1.0}})
+    if name == "cosine":
+        ends = [math.cos((i / count + 0.008) / 1.008 * math.pi / 2) ** 2 for i in range(count + 1)]
+        betas = [min(1 - b / a, 0.999) for a, b in itertools.pairwise(ends)]
+    else:
+        rise = [i / (count - 1) for i in range(count)]
+        betas = [start + (end - start) * (r if name == "linear" else 1 / (1 + math.exp(3 - 6 * r))) for r in rise]
+    abar, levels = 1.0, []
+    for beta in betas:
+        abar *= 1 - beta
+        levels.append(math.log(abar / (1 - abar)))
+    space = birwkv.traits(ORIGIN | {"diffusion": table}).latent
+    assert space is not None and (space.low, space.high) == pytest.approx((levels[-1], levels[0]), abs=1e-6)
+    steps = torch.tensor([0, 1, 20, count - 1])
+    found = model.levels(torch.tensor(levels, dtype=torch.float64)[steps])
+    assert torch.allclose(found, model.steps(steps), atol=1e-5)
+    between = torch.tensor([(levels[20] + levels[21]) / 2, 40.0, -40.0], dtype=torch.float64)
+    assert torch.allclose(model.levels(between), model.steps(torch.tensor([20.5, 0.0, count - 1])), atol=1e-4)
+    plain = made(ORIGIN).cfg
+    assert plain.betas == ("linear", 1e-4, 0.02) and plain.levels == pytest.approx((-10.12, 9.21), abs=0.01)
+
+
+def test_a_range_of_levels_wins_and_stands_alone() -> None:
+    ours = made(ORIGIN | {"logsnr_range": [-7.0, 5.0]})
+    assert ours.cfg.betas is None and ours.cfg.levels == (-7.0, 5.0)
+    assert torch.equal(ours.levels(torch.tensor([-1.0])), ours.steps(torch.tensor([500.0])))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_decay_without_bounds_forgets_and_never_overflows(dtype: torch.dtype) -> None:
+    model = made(ORIGIN, dtype)
+    with torch.no_grad():
+        model.blocks[0].attention.w.fill_(200.0)
+        tau = model.steps(torch.tensor([3.0]))
+        lam, _, _ = model.blocks[0].attention(tau)
+        hidden = walked(model, random_ids(1, 9), None)
+    assert bool(lam.isfinite().all()) and float(torch.exp(-lam.double()).max()) == 0.0
+    assert bool(hidden.isfinite().all())
 
 
 def test_sequences_without_noise_have_a_condition_of_their_own() -> None:
@@ -383,6 +431,11 @@ def test_a_bad_key_is_refused_by_its_name(key: str, value: object) -> None:
         ({"diffusion": {"prediction_type": "x0"}}, "prediction_type"),
         ({"diffusion": {"num_diffusion_steps": 0}}, "num_diffusion_steps"),
         ({"diffusion": {"betas": 1}}, "betas"),
+        ({"diffusion": {"beta_schedule": "cosine"}}, "beta_schedule"),
+        ({"diffusion": {"beta_end": 0.1}, "logsnr_range": [-7.0, 5.0]}, "beta_end"),
+        ({"conditioning": "origin", "embedding_dim": 16, "diffusion": {"beta_schedule": "quadratic"}}, "beta_schedule"),
+        ({"conditioning": "origin", "embedding_dim": 16, "diffusion": {"beta_start": 0.5}}, "beta_start"),
+        ({"conditioning": "origin", "embedding_dim": 16, "diffusion": {"beta_end": 1.0}}, "beta_end"),
         ({"n_heads": 3, "mixer": "attention"}, "n_heads"),
         ({"conditioning": "origin"}, "embedding_dim"),
     ],

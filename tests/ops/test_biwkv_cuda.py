@@ -52,7 +52,7 @@ def results(run: object, operands: list[Tensor], mask: Tensor | None) -> tuple[T
     out, saved = run.forward(x, True)
     assert saved is not None
     go = torch.randn(out.shape, generator=torch.Generator().manual_seed(9), dtype=torch.float64).to(out.dtype)
-    return out, *run.backward(go, x, *saved, True)
+    return out, *run.backward(go, x, *saved)
 
 
 @pytest.mark.slow

@@ -6,7 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from unmask.ops.biwkv.origin import origin, vrwkv
+from unmask.core.errors import InputError
+from unmask.ops.biwkv import biwkv
+
+
+def origin(r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor, tau: Tensor) -> Tensor:
+    return biwkv(r, k, v, w, u, compat="origin", tau=tau)
 
 
 def eager(r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor, tau: Tensor) -> Tensor:
@@ -63,4 +68,13 @@ def test_vision_rwkv() -> None:
     far = -((t[:, None] - t).abs() - 1)[..., None] * w / 12
     score = torch.where(torch.eye(12, dtype=torch.bool)[..., None], (u / 12).expand_as(far), far) + k[:, None]
     right = torch.sigmoid(r) * torch.einsum("btic,bic->btc", torch.softmax(score, 2), v)
-    assert torch.allclose(vrwkv(r, k, v, w, u), right, atol=1e-12)
+    assert torch.allclose(biwkv(r, k, v, w.expand(2, -1), u.expand(2, -1), compat="vision"), right, atol=1e-12)
+
+
+def test_the_time_embedding_belongs_to_the_origin_alone() -> None:
+    r, lam = torch.zeros(1, 4, 2), torch.zeros(1, 2)
+    for words in ({"compat": "origin"}, {"tau": torch.zeros(1, 8)}, {"compat": "vision", "tau": torch.zeros(1, 8)}):
+        with pytest.raises(InputError, match="tau"):
+            biwkv(r, r, r, lam, lam, **words)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="clean, origin or vision"):
+        biwkv(r, r, r, lam, lam, compat="orign")  # type: ignore[arg-type]

@@ -31,7 +31,7 @@ from unmask.train.trainer import Trainer, means
 
 VOCAB, MASK, EOS, DIM = 40, 39, 1, 8
 MODES, PREDICTIONS = ("mixed", "diffusion", "token"), ("sample", "epsilon", "v_prediction")
-SCHEDULES = ("linear", "cosine", "logsnr_linear")
+SCHEDULES = ("linear", "cosine", "sigmoid", "logsnr_linear", "logit_normal")
 
 
 def new_model(spread: float = 0.1, **changes: Any) -> BiRWKV:
@@ -197,6 +197,65 @@ def test_shares_of_the_modes() -> None:
     assert torch.equal(view.masked | view.noisy, many.scored) and not (view.masked & view.noisy).any()
 
 
+CUT = collate([Row((5, 6, 7, 8, 9, 10, 11), 2, cut=4), Row((12, 13, 14, 15, 16, 17, 18), 2)], EOS)
+"""A row that is hidden from position 4 on and nowhere else, and one as usual."""
+
+
+def test_a_row_with_a_cut_is_hidden_behind_it_and_nowhere_else() -> None:
+    model, behind = new_model(), torch.tensor([False] * 4 + [True] * 3)
+    for mode in MODES:
+        o = objective(mode=mode, prompt_dropout=1.0)
+        for seed in range(5):
+            view = drawn(o, model, CUT, seed)
+            hit = view.masked if view.token[0] else view.noisy
+            assert torch.equal(hit[0], behind) and torch.equal(view.spoken[0], behind)
+            assert view.kinds[0, :4].tolist() == [NULL, NULL, CLEAN, CLEAN], "only the prompt is left out for guidance"
+            assert bool((view.spoken[1] <= CUT.scored[1]).all())
+    o = objective(mode="token")
+    view, found = drawn(o, model, CUT), o(Net(model), CUT, rng())
+    row = collate([Row((5, 6, 7, 8, 9, 10, 11), 2, cut=4)], EOS)
+    alone = o(Net(model), row, rng()).total
+    vectors = model.table[row.ids].masked_fill(behind[None, :, None], 0.0)
+    kinds, tau = torch.where(behind, MASKED, CLEAN)[None], model.masked_level.expand(1, -1)
+    _, logits = spoken(model, row, drawn(o, model, row), vectors, kinds, tau)
+    assert alone.item() == pytest.approx(F.cross_entropy(logits[0, 4:], row.ids[0, 4:]).item(), rel=1e-5), (
+        "all of it, once"
+    )
+    assert found.total.item() > alone.item() / 2 and view.t[0] == 1.0
+    hidden, scored = o.shown(CUT, rng())
+    assert torch.equal(hidden[0], behind) and torch.equal(scored, CUT.scored)
+
+
+def test_a_bound_knows_no_cuts() -> None:
+    model, whole = new_model(), dataclasses.replace(CUT, hidden=torch.zeros_like(CUT.hidden))
+    with torch.no_grad():
+        for mode in MODES:
+            found, plain = (objective(mode=mode).held_out(Net(model), b, rng()) for b in (CUT, whole))
+            assert found == plain and found[1] == 10
+
+
+def test_positions_count_every_row_that_went_through_the_layers() -> None:
+    """Rounding noises the rows of mode D again, and only those."""
+    model, many = new_model(), rows(*[(6, 2)] * 50)
+    for mode in MODES:
+        o = objective(mode=mode, rounding_weight=1.0, self_conditioning=0.5)
+        draw = rng()
+        view = o._view(model, many, draw)
+        again, (_, hint) = int(view.real[~view.token].sum()), o._hint(Net(model), view, draw)
+        found = o(Net(model), many, rng()).metrics["positions"]
+        assert found == 300 + again + hint, mode
+        assert (again, hint) == (0, 0) if mode == "token" else again > 150
+    walked = 0
+
+    def counted(*args: Any) -> None:
+        nonlocal walked
+        walked += args[1][0].shape[0] * args[1][0].shape[1]
+
+    model.blocks[0].register_forward_pre_hook(counted)
+    o = objective(rounding_weight=1.0, self_conditioning=0.5)
+    assert o(Net(model), many, rng()).metrics["positions"] == walked
+
+
 def test_the_schedule_is_centred_on_what_can_be_told_apart() -> None:
     o = EmbeddingDiffusion()
     low, high = o.range(VOCAB, DIM)
@@ -239,7 +298,7 @@ def test_batches_with_nothing_to_say_are_no_accident() -> None:
 # ---- learning --------------------------------------------------------------------------------------------------------
 
 
-def learns(model: BiRWKV, o: EmbeddingDiffusion, steps: int = 10) -> tuple[float, float]:
+def learns(model: BiRWKV, o: EmbeddingDiffusion, steps: int = 20) -> tuple[float, float]:
     """The mean loss over fixed draws before and after a few steps on one batch."""
     batch, net = rows((8, 2), (8, 0), (6, 1), (8, 3), seed=3), Net(model)
     batch = dataclasses.replace(batch, ids=2 + batch.ids % 3)  # three tokens, quickly learnt
@@ -261,11 +320,12 @@ def learns(model: BiRWKV, o: EmbeddingDiffusion, steps: int = 10) -> tuple[float
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 def test_every_kind_of_run_learns(mode: str, prediction: str) -> None:
+    """20 steps of every mode, prediction and schedule: the loss falls."""
     for schedule in SCHEDULES:
         o = EmbeddingDiffusion(mode=mode, schedule=schedule, hybrid=0.2).bound(MASK, EOS)
         low, high = o.range(VOCAB, DIM)
         before, after = learns(new_model(0.02, prediction=prediction, levels=(low, high)), o)
-        assert after < 0.97 * before, (mode, prediction, schedule)
+        assert after < 0.8 * before, (mode, prediction, schedule)
 
 
 def test_the_published_conditioning_learns_too() -> None:

@@ -27,6 +27,8 @@ STORIES = {
     "source": "unmask.evals.tasks.synthetic:stream",
     "stages": [{"start": 0, "mix": {"story": 1}}],
 }
+CANVAS = 64
+"""Positions of a story's answer when it is asked for: the stories are shorter, and EOS fills the rest."""
 
 
 def build_parser() -> Parser:
@@ -203,8 +205,10 @@ def main(argv: Sequence[str]) -> int:
     for name in args.data or ():
         need_file(name, "--data ", "a text or jsonl file")
     _check_effect(args, said)
+    if args.output_dir == "":
+        raise InputError("--output-dir", expected="a folder for the run", got="nothing")
     out = Path(args.output_dir)
-    check_folder(out, resume, out)
+    check_folder(out, resume, out, "--output-dir", f"--resume-from-checkpoint {out}")
     recipe = recipe_of(args)
     kept = {
         k: v
@@ -234,7 +238,11 @@ def _resumed(parser: Parser, given: argparse.Namespace) -> argparse.Namespace:
             raise InputError("--resume-from-checkpoint", expected="the run's newest checkpoint", got=got)
     if "output_dir" in given.spelled and Path(given.output_dir).resolve() != run.resolve():
         raise InputError("--output-dir", expected=f"{run}, the run that goes on, or none", got=given.output_dir)
-    kept: dict[str, Any] = json.loads((run / KEPT).read_text(encoding="utf-8"))
+    try:
+        kept = dict(json.loads((run / KEPT).read_text(encoding="utf-8")))
+    except (ValueError, TypeError):
+        remedy = "The file is damaged; give all flags of the run with --output-dir and a new folder."
+        raise InputError(str(run / KEPT), expected="the settings of a run", got="no JSON", remedy=remedy) from None
     own = {name: getattr(given, name) for name in given.spelled}
     return argparse.Namespace(
         **{**vars(given), **kept, **own, "output_dir": str(run), "resume_from_checkpoint": str(named)}
@@ -244,6 +252,8 @@ def _resumed(parser: Parser, given: argparse.Namespace) -> argparse.Namespace:
 def _check_effect(args: argparse.Namespace, said: set[str]) -> None:
     """Refuses what was given now and changes nothing beside the other settings."""
     idle = {"vocab_size": "--tokenizer"} if args.tokenizer is not None else {}
+    if args.resume_from_checkpoint is not None:
+        idle["vocab_size"] = "--resume-from-checkpoint (the run has its tokenizer)"
     if args.data is None:
         idle["prefix"] = "the generated stories (they have prompts)"
     if args.diffusion_mode != "mixed":
@@ -258,6 +268,7 @@ def _check_effect(args: argparse.Namespace, said: set[str]) -> None:
 
 def recipe_of(args: argparse.Namespace) -> Recipe:
     """The recipe that the flags mean."""
+    from unmask.models.recommend import DEFAULT_TOKENS
     from unmask.train.config import build
     from unmask.train.recipe import Recipe
 
@@ -265,7 +276,7 @@ def recipe_of(args: argparse.Namespace) -> Recipe:
     if schedule in ("linear", "cosine", "sigmoid"):
         schedule = f"{schedule}(steps={args.diffusion_steps})"
     data: dict[str, Any] = (
-        {**STORIES, "batch_tokens": args.batch_size * args.seq_len, "gen_share": 0.0, "short_tail": 0}
+        {**STORIES, "batch_tokens": args.batch_size * args.seq_len, "gen_lengths": _canvases(args.seq_len)}
         if args.data is None
         else {
             "kind": "text",
@@ -324,8 +335,14 @@ def recipe_of(args: argparse.Namespace) -> Recipe:
             "save_every": args.save_interval,
             "skip_bad": 10,
         },
+        "recommended": {"gen_length": min(args.seq_len, CANVAS if args.data is None else DEFAULT_TOKENS)},
     }
     return build(Recipe, raw, "")
+
+
+def _canvases(longest: int) -> list[int]:
+    """Lengths of answers in training, EOS included: the model meets every canvas it is going to be asked for."""
+    return [n for n in (32, 48, 64, 96, 128) if n <= longest] or [longest]
 
 
 def _vector(args: argparse.Namespace) -> int | None:

@@ -15,7 +15,11 @@ class ClassifierFree:
     """logits = un + scale * (cond - un); scale 1 is off. LLaDA's cfg_scale is scale - 1 (arXiv 2502.09992, eq. 16)."""
 
     scale: float = option(1.0, low=0.0, high=1000.0, help="guidance scale s; LLaDA's cfg_scale + 1")
-    lanes = 2
+
+    @property
+    def lanes(self) -> int:
+        """At scale 1 there is no second lane: un + 1 * (cond - un) would be cond but for the last bits."""
+        return 1 if self.scale == 1.0 else 2
 
     def ids(self, lane: int, canvas: Tensor, fixed: Tensor, mask_id: int) -> Tensor:
         """Lane 0 is the canvas; lane 1 has exactly the fixed positions masked."""

@@ -8,10 +8,10 @@ read as the published code would have made it. docs/birwkv.md maps every publish
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 from unmask.core.types import LatentSpace, Recurrent, Traits
-from unmask.models.config import BiRWKVConfig
+from unmask.models.config import Betas, BiRWKVConfig
 from unmask.models.family import Config, Family, Recommended
 from unmask.models.settings import ConfigReader, refuse_common
 
@@ -46,6 +46,8 @@ def shape_of(config: Config) -> BiRWKVConfig:
     if origin and wide != dim:
         raise r.refuse("embedding_dim", f"null or d_model = {dim} with conditioning origin")
     diffusion = _diffusion(r)
+    steps = diffusion.count("num_diffusion_steps", 2)
+    levels, betas = _levels(r, diffusion, steps, origin)
     return BiRWKVConfig(
         vocab_size=rows_of(r),
         dim=dim,
@@ -62,8 +64,9 @@ def shape_of(config: Config) -> BiRWKVConfig:
         key_cap=None if r.value("key_cap") is None else r.positive("key_cap"),
         prediction=diffusion.value("prediction_type"),
         evidence=_own(r, "bayes_evidence", not origin),
-        levels=_levels(r),
-        steps=diffusion.count("num_diffusion_steps", 2),
+        levels=levels,
+        steps=steps,
+        betas=betas,
         max_len=r.count("max_sequence_length"),
         normed=_own(r, "normalised_embedding", not origin),
         embed_scale=dim**0.5 if r.flag("input_emb_norm") else 1.0,
@@ -109,7 +112,29 @@ def _share(r: ConfigReader, key: str) -> float:
     return float(value)
 
 
-def _levels(r: ConfigReader) -> tuple[float, float]:
+def _levels(
+    r: ConfigReader, diffusion: ConfigReader, steps: int, origin: bool
+) -> tuple[tuple[float, float], tuple[Betas, float, float] | None]:
+    """Lowest and highest level, and the published table: a published config has one, a model of ours has a range."""
+    own = [k for k in ("beta_schedule", "beta_start", "beta_end") if k in diffusion.config]
+    if origin and r.config.get("logsnr_range") is None:
+        from unmask.ops.vp import betas_of, levels_of
+
+        betas = _betas(diffusion)
+        table = levels_of(betas_of(*betas, steps))
+        return (float(table[-1]), float(table[0])), betas
+    if own:
+        raise r.refuse("diffusion", f"no {own[0]}: logsnr_range says the levels of this model")
+    return _range(r), None
+
+
+def _betas(diffusion: ConfigReader) -> tuple[Betas, float, float]:
+    diffusion.must("beta_schedule", *get_args(Betas))
+    end = diffusion.positive("beta_end", 0.999)
+    return diffusion.value("beta_schedule"), diffusion.positive("beta_start", end), end
+
+
+def _range(r: ConfigReader) -> tuple[float, float]:
     value: Any = r.value("logsnr_range")
     numbers = isinstance(value, list | tuple) and len(value) == 2
     if not numbers or not all(isinstance(x, int | float) and -60 <= x <= 60 for x in value) or not value[0] < value[1]:
@@ -139,6 +164,7 @@ def traits(config: Config) -> Traits:
         max_len=shape.max_len,
         grid_origin="prompt",
         latent=latent,
+        fills_masks=mode != "diffusion",
     )
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Protocol
 
 import torch
@@ -32,6 +33,8 @@ out."""
 KINDS = 4
 TIME = 128
 DECAY_LIMITS, BONUS_LIMIT = (-8.0, 2.0), 8.0
+FORGOTTEN = 10.0
+"""At exp(10) nats per token nothing of a neighbour is left in any dtype; above, the origin's decay would overflow."""
 
 
 @dataclass
@@ -132,7 +135,7 @@ class Decay(nn.Module):
         if not self.origin:
             return torch.exp(w.clamp(*DECAY_LIMITS)), u.clamp(-BONUS_LIMIT, BONUS_LIMIT), 1.0
         phi = torch.sigmoid(tau.float().sum(-1, keepdim=True))
-        return torch.exp(w) - torch.log(0.5 + 0.5 * phi), F.softplus(u), (0.8 + 0.2 * phi)[:, None]
+        return torch.exp(w.clamp(max=FORGOTTEN)) - torch.log(0.5 + 0.5 * phi), F.softplus(u), (0.8 + 0.2 * phi)[:, None]
 
 
 class Mixer(nn.Module):
@@ -189,9 +192,10 @@ class Block(nn.Module):
         self.ff_v_proj = Linear(cfg.mlp_dim, cfg.dim, timed)
         if timed:
             self.time_gate = nn.Linear(TIME, cfg.dim, bias=False)
-            self.noise_scale = nn.Parameter(torch.tensor([0.1]))
         else:
             self.ada = nn.Linear(TIME, 6 * cfg.dim)
+        if timed or cfg.noise:
+            self.noise_scale = nn.Parameter(torch.tensor([0.1]))
 
     def forward(self, x: Tensor, tau: Tensor, mask: Tensor | None, around: Around | None = None) -> Tensor:
         """x [B, T, C], tau [B, 128], mask [B, T] -> [B, T, C]."""
@@ -291,6 +295,8 @@ class BiRWKV(nn.Module):
 
     def levels(self, level: Tensor) -> Tensor:
         """Log signal-to-noise ratios [B] -> the condition [B, 128] of every layer."""
+        if self.cfg.betas is not None:
+            return self.steps(vp.step_of(level, _published(*self.cfg.betas, self.cfg.steps).to(level.device)))
         low, high = self.cfg.levels
         return self.steps((high - level) / (high - low) * self.cfg.steps)
 
@@ -434,6 +440,11 @@ class BiRWKV(nn.Module):
             scale = std * math.sqrt(1024 / p.shape[1])
             scale *= depth if end.endswith(("attn_out.linear", "ff_v_proj.linear")) else 1.0
         return torch.randn(p.shape, generator=gen) * scale
+
+
+@cache
+def _published(name: vp.Betas, start: float, end: float, steps: int) -> Tensor:
+    return vp.levels_of(vp.betas_of(name, start, end, steps))
 
 
 def _weight(module: nn.Module) -> Tensor:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+Betas = Literal["linear", "cosine", "sigmoid"]
+"""Names of the published tables of noise levels."""
+
 
 @dataclass(frozen=True)
 class TransformerConfig:
@@ -68,7 +71,9 @@ class BiRWKVConfig:
             ("epsilon") or the velocity ("v_prediction").
         evidence: add the exact Bayes evidence of the noised vector to the logits (Plaid).
         levels: lowest and highest log signal-to-noise ratio in nats.
-        steps: of the noise levels' index that the origin's time embedding reads.
+        steps: of the noise levels' index that the time embedding reads, spread evenly over `levels`.
+        betas: name, first and last beta of a published table (`unmask.ops.vp.betas_of`): the index counts its steps
+            instead.
         max_len: longest context the checkpoint was made for.
         normed: rows of the token table are used with norm sqrt(embed_dim), whatever their length is.
         embed_scale, logit_scale: factors on the input and the logits. dropout: on the input while training.
@@ -92,6 +97,7 @@ class BiRWKVConfig:
     evidence: bool = True
     levels: tuple[float, float] = (-7.0, 5.0)
     steps: int = 1000
+    betas: tuple[Betas, float, float] | None = None
     max_len: int = 2048
     normed: bool = True
     embed_scale: float = 1.0

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from unmask.core.errors import ConfigError, SpecError
 from unmask.core.spec import component, option
-from unmask.ops.vp import Kind, check_kind
+from unmask.ops.vp import LARGEST_BETA, Kind, betas_of, check_kind, levels_of
 
 FLOOR = -30.0
 """The lowest level of a table: alpha = 3e-7, no signal in float32, yet finite for a network that is told g."""
@@ -27,8 +27,6 @@ BELOW, ABOVE = 5.0, 3.0
 SHIFT = "added to g; the log of the embeddings' variance where they are not of unit variance"
 ZERO = "rescale so that no signal is left at t = 1 (not for epsilon: there it cannot be turned into a clean vector)"
 STEPS = "steps of the published table"
-LARGEST_BETA = 0.999
-"""The cosine table's last betas are cut here, as published."""
 
 
 class Schedule(Protocol):
@@ -60,7 +58,7 @@ class Linear:
 
     def logsnr(self, t: Tensor) -> Tensor:
         """See `Schedule`."""
-        betas = torch.linspace(self.beta_start, self.beta_end, self.steps, dtype=torch.float64)
+        betas = betas_of("linear", self.beta_start, self.beta_end, self.steps)
         return _interpolated(_table(betas, self.shift, self.zero_terminal), t)
 
 
@@ -75,9 +73,7 @@ class Cosine:
 
     def logsnr(self, t: Tensor) -> Tensor:
         """See `Schedule`."""
-        time = torch.linspace(0.0, 1.0, self.steps + 1, dtype=torch.float64)
-        signal = torch.cos((time + self.s) / (1.0 + self.s) * math.pi / 2).square()
-        betas = (1.0 - signal[1:] / signal[:-1]).clamp(max=LARGEST_BETA)
+        betas = betas_of("cosine", 0.0, 0.0, self.steps, self.s)
         return _interpolated(_table(betas, self.shift, self.zero_terminal), t)
 
 
@@ -96,8 +92,7 @@ class Sigmoid:
 
     def logsnr(self, t: Tensor) -> Tensor:
         """See `Schedule`."""
-        rise = torch.linspace(-3.0, 3.0, self.steps, dtype=torch.float64).sigmoid()
-        betas = self.beta_start + (self.beta_end - self.beta_start) * rise
+        betas = betas_of("sigmoid", self.beta_start, self.beta_end, self.steps)
         return _interpolated(_table(betas, self.shift, self.zero_terminal), t)
 
 
@@ -143,13 +138,8 @@ def _check_betas(start: float, end: float, name: str) -> None:
 
 
 def _table(betas: Tensor, shift: float, zero_terminal: bool) -> Tensor:
-    """g of every step, float64 [N]; abar = product of (1 - beta), in logs so that it cannot underflow."""
-    log_abar = torch.log1p(-betas).cumsum(0)
-    if zero_terminal:
-        alpha = (0.5 * log_abar).exp()
-        log_abar = 2.0 * ((alpha - alpha[-1]) * alpha[0] / (alpha[0] - alpha[-1])).log()
-    g = log_abar - torch.log(-torch.expm1(log_abar))
-    return (g + shift).clamp(min=FLOOR)
+    """g of every step, float64 [N]."""
+    return (levels_of(betas, zero_terminal) + shift).clamp(min=FLOOR)
 
 
 def _interpolated(table: Tensor, t: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ left. Sources: DDPM (arXiv 2006.11239); velocity: Progressive Distillation (arXi
 
 from __future__ import annotations
 
+import math
 from typing import Literal, get_args
 
 import torch
@@ -20,6 +21,11 @@ Level = Tensor | float
 """g: log SNR in nats."""
 Kind = Literal["epsilon", "v_prediction", "sample"]
 """What a network predicts: the noise, the velocity, the clean vector."""
+
+Betas = Literal["linear", "cosine", "sigmoid"]
+"""Published tables of betas: DDPM, Improved DDPM (arXiv 2102.09672), and a logistic rise from one end to the other."""
+LARGEST_BETA = 0.999
+"""The cosine table's last betas are cut here, as published."""
 
 
 def as_level(g: Level) -> Tensor:
@@ -140,3 +146,38 @@ def check_kind(kind: str) -> None:
     """
     if kind not in get_args(Kind):
         raise ConfigError("prediction_type", expected=f"one of: {', '.join(get_args(Kind))}", got=repr(kind))
+
+
+# ---- published tables ------------------------------------------------------------------------------------------------
+
+
+def betas_of(name: Betas, start: float, end: float, steps: int, offset: float = 0.008) -> Tensor:
+    """The share of the signal's variance lost in each step, float64 [N]; start and end are not of the cosine table,
+    offset is of it alone."""
+    if name == "linear":
+        return torch.linspace(start, end, steps, dtype=torch.float64, device="cpu")
+    if name == "sigmoid":
+        return start + (end - start) * torch.linspace(-3.0, 3.0, steps, dtype=torch.float64, device="cpu").sigmoid()
+    time = torch.linspace(0.0, 1.0, steps + 1, dtype=torch.float64, device="cpu")
+    signal = torch.cos((time + offset) / (1.0 + offset) * math.pi / 2).square()
+    return (1.0 - signal[1:] / signal[:-1]).clamp(max=LARGEST_BETA)
+
+
+def levels_of(betas: Tensor, zero_terminal: bool = False) -> Tensor:
+    """g of every step, float64 [N], falling; abar = product of (1 - beta), in logs so that it cannot underflow.
+
+    zero_terminal: rescaled so that the last step has no signal left (arXiv 2305.08891): there g = -inf.
+    """
+    log_abar = torch.log1p(-betas).cumsum(0)
+    if zero_terminal:
+        alpha = (0.5 * log_abar).exp()
+        log_abar = 2.0 * ((alpha - alpha[-1]) * alpha[0] / (alpha[0] - alpha[-1])).log()
+    return log_abar - torch.log(-torch.expm1(log_abar))
+
+
+def step_of(g: Tensor, table: Tensor) -> Tensor:
+    """Where levels g [...] stand in a falling table [N]: an index from 0 to N - 1, fractional between two steps."""
+    g = g.to(table.dtype)
+    after = torch.searchsorted(-table, -g).clamp(1, len(table) - 1)
+    above, below = table[after - 1], table[after]
+    return after - 1 + ((above - g) / (above - below).clamp(min=1e-12)).clamp(0.0, 1.0)

@@ -91,10 +91,18 @@ def lay_out(traits: Traits, prompt: Sequence[int], answer: Sequence[int], vocab:
         vocab: rows of the output matrix; method: "dream" appends EOS and never masks the two ends.
 
     Raises:
-        RequestError: nothing to score, ids outside the vocabulary, too long, or an answer that nobody speaks for.
+        RequestError: a model that has never seen masks, nothing to score, ids outside the vocabulary, too long, or an
+            answer that nobody speaks for.
     """
     if not answer:
         raise RequestError("answer", expected="at least one token", got="nothing")
+    if not traits.fills_masks:
+        raise RequestError(
+            "a likelihood by masks",
+            expected="a model trained to fill masks (birwkv: mode token or mixed)",
+            got="one that only denoises vectors (mode diffusion)",
+            remedy="its own bound is measured while it trains (`validate` of a recipe)",
+        )
     ids, first = _checked([*prompt, *answer], vocab), len(prompt)
     size = traits.attention.size if isinstance(traits.attention, BlockCausal) else None
     if size is not None and traits.shift and not first:

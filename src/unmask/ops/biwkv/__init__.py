@@ -8,6 +8,7 @@ Vision-RWKV (arXiv 2403.02308); forward and backward here are written in log-spa
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -16,8 +17,11 @@ from unmask.core.errors import InputError
 from unmask.ops.biwkv import chunk, op
 from unmask.ops.biwkv.common import Inputs, State, state_dtype
 from unmask.ops.biwkv.dispatch import describe, wish
+from unmask.ops.biwkv.origin import origin, vision
 
 __all__ = ["State", "biwkv", "describe", "states"]
+
+Compat = Literal["clean", "origin", "vision"]
 
 
 def biwkv(
@@ -31,7 +35,8 @@ def biwkv(
     left: State | None = None,
     right: State | None = None,
     impl: str = "auto",
-    deterministic: bool = False,
+    compat: Compat = "clean",
+    tau: Tensor | None = None,
 ) -> Tensor:
     """sigmoid(r) times the mean of v under softmax_i(k[i] - lam |t - i|), where i = t has k[t] + u instead.
 
@@ -43,8 +48,8 @@ def biwkv(
         left, right: states [B, C] that enter from outside, as `states` gives them for the block's first and last cut;
             inference only.
         impl: "auto" (the fastest that runs here; UNMASK_BIWKV names another) or an implementation's name.
-        deterministic: ask for sums in a fixed order. Every implementation of this package keeps to one anyway, so it
-            changes nothing today; it binds those that come.
+        compat: what lam and u mean. "origin": the w and u of BiRWKV-LLaDA's published formula, time terms added, with
+            its time embedding tau [B, D]. "vision": the w and u of Vision-RWKV, w >= 0.
 
     Returns:
         [B, T, C] in the dtype of r, k and v (their promotion if they differ). States are float32 (float64 for float64).
@@ -53,6 +58,16 @@ def biwkv(
         InputError: wrong shapes, dtypes or devices, or a named implementation that cannot run.
     """
     _check(r, k, v, lam, u, mask)
+    gain = None
+    if (tau is not None) != (compat == "origin"):
+        got = f"compat {compat!r} {'without' if tau is None else 'with'} tau"
+        raise InputError("tau", expected='a time embedding [B, D] with compat="origin", and only there', got=got)
+    if tau is not None:
+        lam, u, gain = origin(lam, u, tau)
+    elif compat == "vision":
+        lam, u = vision(lam, u, r.shape[1])
+    elif compat != "clean":
+        raise InputError("compat", expected="clean, origin or vision", got=repr(compat))
     dtype = torch.promote_types(torch.promote_types(r.dtype, k.dtype), v.dtype)
     state = state_dtype(dtype)
     edges = _edges(left, right, lam, state)
@@ -65,8 +80,8 @@ def biwkv(
     if r.numel() == 0:
         return torch.sigmoid(r.to(dtype)) * v
     r, k, v = (t.to(dtype) for t in (r, k, v))
-    out: Tensor = op.forward(r, k, v, lam.to(state), u.to(state), mask, edges, impl, deterministic, needs)[0]
-    return out
+    out: Tensor = op.forward(r, k, v, lam.to(state), u.to(state), mask, edges, impl, needs)[0]
+    return out if gain is None else out * gain[:, None].to(dtype)
 
 
 def states(

@@ -103,8 +103,8 @@ def forward(x: Inputs, save: bool) -> tuple[Tensor, Saved | None]:
     return out, None if y is None or z is None else (y, z)
 
 
-def backward(go: Tensor, x: Inputs, y: Tensor, z: Tensor, deterministic: bool) -> Gradients:
-    """In closed form; every sum has a fixed order, so it is always deterministic."""
+def backward(go: Tensor, x: Inputs, y: Tensor, z: Tensor) -> Gradients:
+    """In closed form; every sum has a fixed order."""
     gr, gk, gv = (torch.empty_like(x.r, memory_format=torch.contiguous_format) for _ in range(3))
     glam, gu = torch.empty_like(x.lam), torch.empty_like(x.u)
     for block in _blocks(x):

@@ -36,8 +36,8 @@ def forward(x: Inputs, save: bool) -> tuple[Tensor, Saved | None]:
     return out.to(x.r.dtype), None if y is None or z is None else (y, z)
 
 
-def backward(go: Tensor, x: Inputs, y: Tensor, z: Tensor, deterministic: bool) -> Gradients:
-    """In closed form; each channel's sums belong to one thread, so it is always deterministic."""
+def backward(go: Tensor, x: Inputs, y: Tensor, z: Tensor) -> Gradients:
+    """In closed form; each channel's sums belong to one thread, in a fixed order."""
     go, r, k, v = (_plain(t) for t in (go, *x[:3]))
     lam, u = x.lam.contiguous(), x.u.contiguous()
     gr, gk, gv, glam, gu = (torch.empty_like(t) for t in (r, k, v, lam, u))

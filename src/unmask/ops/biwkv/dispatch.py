@@ -32,7 +32,7 @@ class Implementation:
     """
 
     forward: Callable[[Inputs, bool], tuple[Tensor, Saved | None]]
-    backward: Callable[[Tensor, Inputs, Tensor, Tensor, bool], Gradients]
+    backward: Callable[[Tensor, Inputs, Tensor, Tensor], Gradients]
     missing: Callable[[torch.device], str]
     meaning: str
     checked: tuple[str, ...] = ()
@@ -56,9 +56,9 @@ def _triton_forward(x: Inputs, save: bool) -> tuple[Tensor, Saved | None]:
     return found
 
 
-def _triton_backward(go: Tensor, x: Inputs, y: Tensor, z: Tensor, deterministic: bool) -> Gradients:
+def _triton_backward(go: Tensor, x: Inputs, y: Tensor, z: Tensor) -> Gradients:
     module = importlib.import_module("unmask.ops.biwkv.triton")
-    found: Gradients = module.backward(go, x, y, z, deterministic)
+    found: Gradients = module.backward(go, x, y, z)
     return found
 
 
@@ -148,7 +148,7 @@ def disagreement(impl: Implementation, device: torch.device) -> str:
 def _results(impl: Implementation, x: Inputs, go: Tensor) -> tuple[Tensor, ...]:
     out, saved = impl.forward(x, True)
     assert saved is not None
-    return out, *impl.backward(go, x, *saved, True)
+    return out, *impl.backward(go, x, *saved)
 
 
 def describe() -> str:

@@ -66,7 +66,7 @@ def forward(x: Inputs, save: bool) -> tuple[Tensor, Saved | None]:
     return out, (y, z) if save else None
 
 
-def backward(go: Tensor, x: Inputs, y: Tensor, z: Tensor, deterministic: bool) -> Gradients:
+def backward(go: Tensor, x: Inputs, y: Tensor, z: Tensor) -> Gradients:
     """In closed form: the decays are symmetric, so the same products carry the gradient back."""
     dtype = x.lam.dtype
     gate, go = torch.sigmoid(x.r.to(dtype)), go.to(dtype)

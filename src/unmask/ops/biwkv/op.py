@@ -24,7 +24,6 @@ def forward(
     mask: Tensor | None,
     edges: Tensor | None,
     impl: str,
-    deterministic: bool,
     save: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Output, and (empty unless `save`) the weighted mean y and the log normaliser Z for the backward."""
@@ -44,7 +43,6 @@ def _(
     mask: Tensor | None,
     edges: Tensor | None,
     impl: str,
-    deterministic: bool,
     save: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     shape = r.shape if save else (0,)
@@ -63,11 +61,10 @@ def backward(
     y: Tensor,
     z: Tensor,
     impl: str,
-    deterministic: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of r, k, v, lam, u."""
     x = Inputs(r, k, v, lam, u, mask)
-    gr, gk, gv, glam, gu = choose(impl, r.device).backward(go.contiguous(), x, y, z, deterministic)
+    gr, gk, gv, glam, gu = choose(impl, r.device).backward(go.contiguous(), x, y, z)
     return gr.contiguous(), gk.contiguous(), gv.contiguous(), glam.contiguous(), gu.contiguous()
 
 
@@ -83,7 +80,6 @@ def _(
     y: Tensor,
     z: Tensor,
     impl: str,
-    deterministic: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     gr, gk, gv = (torch.empty_like(r, memory_format=torch.contiguous_format) for _ in range(3))
     return gr, gk, gv, torch.empty_like(lam), torch.empty_like(u)
@@ -91,15 +87,15 @@ def _(
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
     ctx.set_materialize_grads(False)  # y and Z have none: do not fill two tensors with zeros for them
-    r, k, v, lam, u, mask, _, ctx.impl, ctx.deterministic, _ = inputs
+    r, k, v, lam, u, mask, _, ctx.impl, _ = inputs
     ctx.save_for_backward(r, k, v, lam, u, mask, *output[1:])
 
 
 def _backward(ctx: Any, go: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
     if go is None:
-        return (None,) * 10
+        return (None,) * 9
     r, k, v, lam, u, mask, y, z = ctx.saved_tensors
-    return (*backward(go, r, k, v, lam, u, mask, y, z, ctx.impl, ctx.deterministic), None, None, None, None, None)
+    return (*backward(go, r, k, v, lam, u, mask, y, z, ctx.impl), None, None, None, None)
 
 
 forward.register_autograd(_backward, setup_context=_keep)

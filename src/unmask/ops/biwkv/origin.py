@@ -1,4 +1,4 @@
-"""Published parametrisations of Bi-WKV, through the clean operator.
+"""Published parametrisations of Bi-WKV in the words of the clean operator.
 
 `origin` is the eager formula of BiRWKV-LLaDA's published code: decay e^(-e^w) (.5 + .5 phi), the own position counted
 once plainly and once with its bonus, the result times (.8 + .2 phi), where phi is the logistic of the summed time
@@ -12,36 +12,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from unmask.ops.biwkv import biwkv
 
-
-def origin(
-    r: Tensor,
-    k: Tensor,
-    v: Tensor,
-    w: Tensor,
-    u: Tensor,
-    tau: Tensor,
-    mask: Tensor | None = None,
-    *,
-    impl: str = "auto",
-) -> Tensor:
-    """The origin's attention.
-
-    Args:
-        r, k, v: [B, T, C]. w, u: [B, C] with the origin's time terms already added. tau: time embedding [B, D].
-        mask: bool [B, T], True = a key that counts (the origin has none).
-
-    Returns:
-        [B, T, C].
-    """
+def origin(w: Tensor, u: Tensor, tau: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The operator's lam and u [B, C], and the gain [B, 1] on its result; w, u: [B, C] with the origin's time terms
+    added, tau: time embedding [B, D]."""
     phi = torch.sigmoid(tau.sum(-1, keepdim=True))
-    lam = torch.exp(w) - torch.log(0.5 + 0.5 * phi)
-    return biwkv(r, k, v, lam, F.softplus(u), mask, impl=impl) * (0.8 + 0.2 * phi)[:, None].to(r.dtype)
+    return torch.exp(w) - torch.log(0.5 + 0.5 * phi), F.softplus(u), 0.8 + 0.2 * phi
 
 
-def vrwkv(r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor, *, impl: str = "auto") -> Tensor:
-    """Vision-RWKV's (arXiv 2403.02308), w and u [C], w >= 0: decay w / T per token, neighbours are at distance 0."""
-    batch, length, _ = r.shape
-    lam, bonus = w / length, u / length
-    return biwkv(r, k, v, lam.expand(batch, -1), (bonus - lam).expand(batch, -1), impl=impl)
+def vision(w: Tensor, u: Tensor, length: int) -> tuple[Tensor, Tensor]:
+    """lam and u [C] of Vision-RWKV (arXiv 2403.02308), w >= 0: decay w / T per token, neighbours are at distance 0."""
+    lam = w / length
+    return lam, u / length - lam

@@ -31,7 +31,7 @@ def forward(x: Inputs, save: bool) -> tuple[Tensor, Saved | None]:
     return (torch.sigmoid(wide.r) * y).to(x.r.dtype), (y, z) if save else None
 
 
-def backward(go: Tensor, x: Inputs, y: Tensor, z: Tensor, deterministic: bool) -> Gradients:
+def backward(go: Tensor, x: Inputs, y: Tensor, z: Tensor) -> Gradients:
     """Through the softmax: ds[t, i] = P[t, i] G[t] (v[i] - y[t])."""
     wide, go = _wide(x), go.to(x.lam.dtype)
     weights, _, _ = _weights(wide)

@@ -3,7 +3,8 @@
 The sequence is cut into segments, one program per (row, segment, block of channels), in three launches: what each
 segment leaves behind to both sides; the states that enter each segment, carried over the segments; then each program
 walks its segment from the right, keeping states in its own scratch, and from the left, writing results. Sums for lam
-and u are kept per segment and added in one order: always deterministic. State in lam's dtype (float32, or float64).
+and u are kept per segment and added in one order: no atomics, the same bits every time. State in lam's dtype (float32,
+or float64).
 """
 
 # mypy: disable-error-code="no-untyped-def,no-untyped-call,untyped-decorator,misc,operator,index,attr-defined"
@@ -308,7 +309,7 @@ def forward(x: Inputs, save: bool) -> tuple[Tensor, Saved | None]:
     return out, (y, z) if save else None
 
 
-def backward(go: Tensor, x: Inputs, y: Tensor, z: Tensor, deterministic: bool) -> Gradients:
+def backward(go: Tensor, x: Inputs, y: Tensor, z: Tensor) -> Gradients:
     """In closed form; sums have one order."""
     go, r, k, v, lam, u, y, z = (t.contiguous() for t in (go, *x[:5], y, z))
     batch, length, dim = r.shape

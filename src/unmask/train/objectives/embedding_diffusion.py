@@ -119,6 +119,7 @@ class EmbeddingDiffusion:
         """A bound on the NLL in nats: LLaDA's for models that know masks, else that of the diffusion (cross-entropy at
         the cleanest level, prior, and the integral of the squared error over the levels)."""
         batch = batch.without_tail().without_pads()
+        batch = replace(batch, hidden=torch.zeros_like(batch.hidden))
         masked = replace(
             self, mode="token" if self.mode != "diffusion" else "diffusion", prompt_dropout=0.0, hybrid=0.0
         )
@@ -133,10 +134,10 @@ class EmbeddingDiffusion:
 
     def shown(self, batch: Batch, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         """One draw of masks (mode D noises every target, which no picture of tokens shows)."""
-        scored = batch.scored
-        share = SMALLEST + (1 - SMALLEST) * stratified(scored.shape[0], rng)
-        hidden = (torch.rand(scored.shape, generator=rng) < share[:, None]) & scored
-        return (scored if self.mode == "diffusion" else hidden), scored
+        cut, own = targets(batch)
+        share = SMALLEST + (1 - SMALLEST) * stratified(own.shape[0], rng)
+        hidden = ((torch.rand(own.shape, generator=rng) < share[:, None]) | cut[:, None]) & own
+        return (own if self.mode == "diffusion" else hidden), batch.scored
 
     def _loss(self, net: Net, view: View, hint: Tensor | None, extra: float, rng: torch.Generator) -> Loss:
         model = recurrent(net)
@@ -152,9 +153,11 @@ class EmbeddingDiffusion:
             error = self._error(model, rows, view)
             total = total + vector * (error * share[noisy]).sum()
             metrics["vector_loss"] = float(error.detach().mean())
+        positions = float(view.real.sum()) + extra
         if self.rounding_weight and bool(noisy.any()):
-            total = total + self.rounding_weight * self._rounding(net, view, rng)
-        positions = float(view.real.sum()) * (1 + bool(self.rounding_weight)) + extra
+            near = view.at_level(bounds(view.schedule)[0], rng)
+            total = total + self.rounding_weight * _noised_ce(net, near)
+            positions += float(near.real.sum())
         metrics = {"loss": float(total.detach()), **metrics, **_parts(rows, view), "positions": positions}
         return Loss(total, metrics | {"table_cosine": _cosine(model)})
 
@@ -180,12 +183,6 @@ class EmbeddingDiffusion:
             * view.clean.shape[-1]
             * (weight * torch.exp(-torch.as_tensor(of_clean)) if kind != "sample" else weight)
         )
-
-    def _rounding(self, net: Net, view: View, rng: torch.Generator) -> Tensor:
-        """Cross-entropy of all targets of mode D when they are noised to the cleanest level."""
-        near = view.at_level(bounds(view.schedule)[0], rng)
-        rows = Rows.of(net, near, None)
-        return rows.ce[near.noisy[near.spoken]].mean()
 
     def _ce(self, model: BiRWKV) -> float:
         if self.token_loss_weight is not None:
@@ -236,29 +233,31 @@ class EmbeddingDiffusion:
         """One draw of modes, times and noise."""
         assert self.mask_id is not None
         rows, device, cfg = batch.ids.shape[0], batch.ids.device, model.cfg
+        cut, scored = targets(batch)
         share = {"mixed": self.token_share, "token": 1.0, "diffusion": 0.0}[self.mode]
         token = torch.rand(rows, generator=rng) < share
         t = torch.empty(rows)
         for own in (token, ~token):
             t[own] = stratified(int(own.sum()), rng)
         t = torch.where(token, SMALLEST + (1 - SMALLEST) * t, t)
+        t = torch.where(token & cut.cpu(), 1.0, t)
         draw = torch.rand(batch.ids.shape, generator=rng)
         mixed = ~token & (torch.rand(rows, generator=rng) < self.hybrid)
         thinned = torch.rand(rows, generator=rng)
         limit = torch.where(token, t, torch.where(mixed, thinned, torch.zeros(rows)))
-        masked = (draw < limit[:, None]).to(device) & batch.scored
+        masked = (draw < limit[:, None]).to(device) & scored
         dropped = (torch.rand(rows, generator=rng) < self.prompt_dropout).to(device)
         eps = torch.randn((*batch.ids.shape, cfg.embed_dim), generator=rng).to(device)
         schedule = self.levels(cfg.vocab_size, cfg.embed_dim)
         return View(
             ids=batch.ids,
             real=batch.real,
-            scored=batch.scored,
+            scored=scored,
             token=token.to(device),
             t=t.to(device),
             level=schedule.logsnr(t).float().to(device),
             masked=masked,
-            noisy=batch.scored & ~masked & ~token.to(device)[:, None],
+            noisy=scored & ~masked & ~token.to(device)[:, None],
             dropped=(batch.real & ~batch.scored) & dropped[:, None],
             eps=eps,
             clean=model.table[batch.ids].float(),
@@ -278,6 +277,13 @@ class EmbeddingDiffusion:
         near = Rows.of(net, view.at_level(high, rng), None)
         prior = prior_kl(model.cfg.embed_dim, low) * count
         return float((error * per_t).sum() + near.ce.sum()) + prior, count
+
+
+def targets(batch: Batch) -> tuple[Tensor, Tensor]:
+    """Which rows have a cut, [B], and where noise falls, [B, T]: in those rows on everything behind it and on nothing
+    else, as in LLaDA's objective."""
+    cut = batch.hidden.any(1)
+    return cut, torch.where(cut[:, None], batch.scored & batch.hidden, batch.scored)
 
 
 @dataclass(frozen=True)
@@ -375,6 +381,11 @@ def recurrent(net: Net) -> BiRWKV:
             "objective embedding-diffusion", expected="a birwkv model (d_model, n_layers)", got="a transformer"
         )
     return net.model
+
+
+def _noised_ce(net: Net, view: View) -> Tensor:
+    """Mean cross-entropy of the noised targets."""
+    return Rows.of(net, view, None).ce[view.noisy[view.spoken]].mean()
 
 
 def _parts(rows: Rows, view: View) -> dict[str, float]:
