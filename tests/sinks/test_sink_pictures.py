@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import os
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from contextlib import suppress
@@ -13,12 +15,13 @@ from rich.console import Console
 from settled import WORDS, piece, run
 
 from unmask.core.errors import InputError, RecordingError
-from unmask.core.events import Accepted, Event, Finished, Stepped, Work, tee
+from unmask.core.events import Accepted, Event, Failed, Finished, Stepped, Work, tee
 from unmask.sinks.cells import fit, label, level, width
 from unmask.sinks.console import LiveCanvas, PlainCanvas, canvas_sink
 from unmask.sinks.files import WholeFile, check_writable, write_text
 from unmask.sinks.metrics import Metrics
 from unmask.sinks.picture import by_step, settling
+from unmask.sinks.scene import Look
 
 
 def live(columns: int = 80, rows: int = 30, colour: str | None = "truecolor", encoding: str = "utf-8") -> LiveCanvas:
@@ -136,6 +139,22 @@ def test_labels_show_what_is_invisible(text: str, seen: str) -> None:
     assert label(text, ascii_only=True).isascii()
 
 
+def test_names_and_errors_of_a_recording_do_not_steer_the_terminal() -> None:
+    for odd in ("\x1b[2J", "a\nb", "\u202eb", "\x9b31m"):
+        for draw in (PlainCanvas, lambda p, s: LiveCanvas(p, Console(file=s, width=60), pause=lambda _: None)):
+            stream = io.StringIO()
+            sink = draw(piece, stream)
+            for event in (*run("a"), next(run(odd)), Failed(odd, f"no {odd}")):
+                sink(event)
+            sink.close()
+            assert odd not in stream.getvalue()
+
+
+def test_vowel_signs_and_variation_selectors_take_no_column() -> None:
+    for text, columns in (("กั", 1), ("कु", 1), ("☁\ufe0f", 1), ("e\u0301", 1)):
+        assert width(text) == columns
+
+
 def test_fit_counts_columns_not_characters() -> None:
     assert fit("日本語", 5) == "日本…"
     assert fit("ab", 4) == "ab  "
@@ -161,7 +180,7 @@ def test_levels(confidence: float, expected: str) -> None:
 
 @pytest.mark.parametrize("draw", [settling, by_step])
 def test_pictures_are_valid_and_need_nothing_from_outside(draw: object) -> None:
-    text = draw(run(), piece, title="a < b & c")  # type: ignore[operator]
+    text = draw(run(), piece, look=Look(title="a < b & c"))  # type: ignore[operator]
     root = ET.fromstring(text)
     assert root.tag.endswith("svg")
     rest = text.replace("http://www.w3.org/2000/svg", "")
@@ -187,13 +206,13 @@ def test_odd_tokens_do_not_break_a_picture(odd: str) -> None:
 @pytest.mark.parametrize("draw", [settling, by_step])
 @pytest.mark.parametrize("title", ["", "short", "a title that is longer than every line of cells " * 3])
 def test_nothing_is_drawn_beyond_the_edge(draw: Callable[..., str], title: str) -> None:
-    root = ET.fromstring(draw(list(run()), piece, title=title, columns=78))
+    root = ET.fromstring(draw(list(run()), piece, look=Look(title=title)))
     wide = float(root.attrib["width"])
     cells = [e for e in root.iter() if e.tag.endswith("rect") and "x" in e.attrib]
     assert cells
     assert all(float(e.attrib["x"]) + float(e.attrib["width"]) <= wide for e in cells)
-    narrow = draw(list(run()), piece, title=title, columns=30)
-    assert float(ET.fromstring(narrow).attrib["width"]) <= wide
+    narrow = draw(list(run()), piece, look=Look(title=title, columns=30))
+    assert float(ET.fromstring(narrow).attrib["width"]) < wide
 
 
 def test_a_picture_needs_a_step() -> None:
@@ -241,6 +260,25 @@ def test_devices_are_written_to_and_not_replaced() -> None:
         pytest.skip("no such device here")
     write_text(device, "x")
     assert device.is_char_device()
+
+
+def test_a_pipe_is_written_to_under_its_own_name() -> None:
+    if not Path("/dev/fd").is_dir():
+        pytest.skip("no such folder here")
+    read_end, write_end = os.pipe()
+    with os.fdopen(read_end, "rb") as reader:
+        check_writable(f"/dev/fd/{write_end}", "--svg")
+        write_text(f"/dev/fd/{write_end}", "x")
+        os.close(write_end)
+        assert reader.read() == b"x"
+
+
+def test_a_full_disk_is_told_with_the_name() -> None:
+    if not Path("/dev/full").is_char_device():
+        pytest.skip("no such device here")
+    with pytest.raises(OSError, match="/dev/full") as caught:
+        write_text("/dev/full", "x")
+    assert caught.value.errno == errno.ENOSPC
 
 
 def test_links_are_followed(tmp_path: Path) -> None:

@@ -134,7 +134,14 @@ def edit(path: Path, line: int, **changes: object) -> None:
         (5, {"nfe": "1"}, "nfe"),
         (5, {"work": {"kind": "full"}}, "Stepped"),
         (5, {"id": "7"}, "never accepted"),
+        (5, {"writes": [[1.5, 90, 0.5, 1]]}, "1.5"),
+        (5, {"writes": [[1, 90, "0.5", 1]]}, "'0.5'"),
+        (5, {"writes": [[float("inf"), 90, 0.5, 1]]}, "inf"),
+        (5, {"writes": [[1, 90, 10**400, 1]]}, "Stepped"),
+        (5, {"work": {"kind": "full", "row_layers": "7", "head_rows": 1, "seconds": 0.1}}, "work"),
+        (5, {"work": {"kind": "full", "row_layers": 7, "head_rows": 1, "seconds": float("inf")}}, "work"),
         (-2, {"end": 1000}, "positions"),
+        (-2, {"reason": "\x1b[2J"}, "reason"),
         (-1, {"end": 7}, "end"),
         (1, {"piece": {"90": 4}}, "not text"),
         (1, {"piece": {"ninety": "x"}}, "line 2"),
@@ -152,6 +159,12 @@ def test_a_cut_file_is_refused(path: Path, cut: int) -> None:
     data = path.read_bytes()
     path.write_bytes(data[: len(data) - 2 - cut] if cut else b"")
     with pytest.raises(RecordingError):
+        read(path)
+
+
+def test_a_number_of_thousands_of_digits_is_damage(path: Path) -> None:
+    path.write_text(path.read_text(encoding="utf-8").replace('"seed":3', f'"seed":{"1" * 5000}'), encoding="utf-8")
+    with pytest.raises(RecordingError, match="line 1"):
         read(path)
 
 

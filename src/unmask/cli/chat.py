@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from unmask.cli.decoding import add_decoding, add_model, check_specs, resolve, warn
 from unmask.cli.output import Notices, print_text
 from unmask.cli.parsing import Parser, number
+from unmask.cli.pictures import add_colours, check_colours
 from unmask.core.errors import InputError, RequestError, RunError
 from unmask.core.events import Canvas, fold
 from unmask.sinks.files import check_writable, write_text
@@ -53,6 +54,7 @@ def main(argv: Sequence[str]) -> int:
     parser.option(
         parser, "--delay", type=number(0, 10), metavar="S", help="seconds between two drawings (default: 0.03)"
     )
+    add_colours(parser, parser)
     parser.add_argument("--quiet", "-q", action="store_true", help="say nothing but the answers")
     add_model(parser)
     add_decoding(parser)
@@ -61,6 +63,7 @@ def main(argv: Sequence[str]) -> int:
     options, tokens, warnings = resolve(args)
     if args.delay is not None and not args.show:
         raise RequestError("--delay", expected="--show beside it", got="no drawing to delay")
+    check_colours(args, ("show",))
     warn(notices, warnings)
     from unmask.cli.session import load_model, without_effectless
 

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from unmask.cli.output import columns, human_bytes, print_json, versions
+from unmask.cli.output import columns, human_bytes, print_json
 from unmask.cli.parsing import Parser
+from unmask.core.versions import versions
 
 WANTED_FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "amx_tile", "neon", "asimd", "bf16", "sve")
 

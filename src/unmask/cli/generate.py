@@ -14,6 +14,7 @@ from unmask.cli.decoding import add_decoding, add_model, resolve, warn
 from unmask.cli.inputs import add_prompts, read_prompts
 from unmask.cli.output import Notices, print_json, print_text
 from unmask.cli.parsing import Parser, integer, number
+from unmask.cli.pictures import add_colours, check_colours
 from unmask.core.errors import RequestError
 from unmask.core.events import Event
 from unmask.sinks.files import WholeFile, check_writable
@@ -76,9 +77,9 @@ def main(argv: Sequence[str]) -> int:
 
 def _say_who_sees_it(model: Model, notices: Notices) -> None:
     """Given text on a model that reads left to right, by blocks or tokens."""
-    from unmask.core.types import Full
+    from unmask.core.types import BlockCausal
 
-    if not isinstance(model.traits.attention, Full):
+    if isinstance(model.traits.attention, BlockCausal):
         notices.say(
             "given text is not seen by the blocks before it on this model; --model nano-llada (or another model with "
             "full attention) sees all of it"
@@ -123,6 +124,7 @@ def _add_output(parser: Parser) -> None:
     )
     g.add_argument("--record", metavar="FILE", help="keep the run for `unmask replay` (JSON lines)")
     g.add_argument("--svg", metavar="FILE", help="write a picture of the first answer settling")
+    add_colours(parser, g)
     g.add_argument("--quiet", "-q", action="store_true", help="say nothing but the answer")
 
 
@@ -156,15 +158,18 @@ def _check_given(args: argparse.Namespace) -> None:
         raise RequestError("--stop", expected="a text of at least one character", got="an empty one")
     if args.delay is not None and not args.show:
         raise RequestError("--delay", expected="--show beside it", got="no drawing to delay")
+    check_colours(args, ("show", "svg"))
 
 
 def _run(
     args: argparse.Namespace, model: Model, prompts: list[str], prepared: list[Prepared], notices: Notices
 ) -> None:
     """Decodes, feeds every sink, prints. Files appear together: after an error none of them is there."""
-    from unmask.cli.session import drawing, header, piece_of, watched
+    from unmask.cli.session import drawing, watched
+    from unmask.pipeline.record import answers as shown
+    from unmask.pipeline.record import header, piece_of
     from unmask.sinks.metrics import Metrics
-    from unmask.sinks.recorder import Answer, Recorder
+    from unmask.sinks.recorder import Recorder
 
     metrics, collect, kept = Metrics(), model.collector(prepared), list[Event]()
     sinks: list[Sink] = [metrics, *drawing(args, model)]
@@ -173,9 +178,9 @@ def _run(
         if args.record is not None:
             recorder = Recorder(
                 args.record,
-                header(args, model, prepared),
+                header(model, prepared, args.seed),
                 piece_of(model),
-                lambda: {i: Answer(a.text, a.completion_tokens) for i, a in collect.generations.items()},
+                lambda: shown(collect.generations),
             )
             files.callback(recorder.discard)
         with watched(model.events(prepared), sinks) as events:
@@ -187,11 +192,12 @@ def _run(
                     kept.append(event)
         answers = [collect.generations[p.request.id] for p in prepared]
         if args.svg is not None:
-            from unmask.cli.replay import picture
+            from unmask.cli.pictures import look
+            from unmask.sinks.picture import settling
 
             drawn = WholeFile(args.svg)
             files.callback(drawn.discard)
-            drawn.write(picture(kept, piece_of(model), "moments", title=_head(prompts[0])))
+            drawn.write(settling(kept, piece_of(model), look=look(args, title=_head(prompts[0]))))
             drawn.settle()
         if recorder is not None:
             recorder.close()
@@ -230,6 +236,9 @@ def _as_json(model: Model, prompts: list[str], one: Prepared, answer: Generation
         "prompt_tokens": answer.prompt_tokens,
         "completion_tokens": answer.completion_tokens,
         "nfe": answer.nfe,
+        "forwards": dict(counts.kinds),
+        "row_layers": counts.row_layers,
+        "head_rows": counts.head_rows,
         "tokens_per_forward": round(counts.tokens_per_forward, 4),
         "seconds": round(counts.seconds, 6),
         "tokens_per_second": round(counts.tokens_per_second, 3),
@@ -240,7 +249,7 @@ def _as_json(model: Model, prompts: list[str], one: Prepared, answer: Generation
 
 def _tokens(model: Model, answer: Generation) -> list[dict[str, Any]]:
     """Every token of the answer: id, text, the forward that wrote it (0: given) and how sure it was."""
-    from unmask.cli.session import piece_of
+    from unmask.pipeline.record import piece_of
 
     canvas, piece, start = answer.canvas, piece_of(model), answer.prompt_tokens
     rows = []

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import json
-import platform
 import sys
 import unicodedata
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
-
-from unmask import __version__
 
 
 class Notices:
@@ -62,14 +58,3 @@ def columns(rows: list[tuple[str, ...]], indent: str = "  ") -> str:
         return ""
     wide = [max(len(r[i]) for r in rows) for i in range(len(rows[0]) - 1)]
     return "\n".join(indent + "".join(f"{c:<{w}}  " for c, w in zip(r, wide)) + r[-1] for r in rows)
-
-
-def versions() -> dict[str, str | None]:
-    """The versions that decide about numbers, for recordings and reports; nothing is imported for it."""
-    found: dict[str, str | None] = {"unmask": __version__, "python": platform.python_version()}
-    for name in ("torch", "transformers", "tokenizers", "safetensors"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = None
-    return found

@@ -1,4 +1,5 @@
-"""`unmask replay FILE`: a recorded run again, in the terminal, as JSON or as a picture. No model, no tokenizer."""
+"""`unmask replay FILE`: a recorded run again, in the terminal, as JSON, or as a page, a picture or an animation. No
+model, no tokenizer."""
 
 from __future__ import annotations
 
@@ -7,14 +8,14 @@ import dataclasses
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
+from unmask.cli import pictures
 from unmask.cli.output import print_json
 from unmask.cli.parsing import Parser, number
 from unmask.core.errors import InputError
 from unmask.core.events import Canvas, Event, Stepped, fold, tee
-from unmask.sinks.files import check_writable, reason, write_text
+from unmask.sinks.files import reason
 from unmask.sinks.metrics import Metrics
 from unmask.sinks.recorder import Recording, read
 
@@ -22,8 +23,9 @@ EXAMPLES = """\
   unmask generate "Copy: red blue green" --record run.jsonl
   unmask replay run.jsonl                       as it settled, at its own speed
   unmask replay run.jsonl --speed 0.2           five times slower
-  unmask replay run.jsonl --svg run.svg         the same as a picture
-  unmask replay run.jsonl --svg run.svg --style steps"""
+  unmask replay run.jsonl --html run.html --gif run.gif
+  unmask replay run.jsonl --svg run.svg --style steps
+  unmask replay run.jsonl --png-steps frames --theme dark --palette safe"""
 LONGEST = 2.0
 """Seconds a single step may take in a replay."""
 
@@ -32,38 +34,26 @@ def main(argv: Sequence[str]) -> int:
     """Shows the recording."""
     parser = Parser("unmask replay", "Show a recorded run again, without a model.", EXAMPLES)
     parser.add_argument("file", metavar="FILE", help="a recording made with --record")
-    parser.add_argument("--show", action="store_true", help="draw the canvas (the default without --json and --svg)")
-    parser.option(parser, "--speed", type=number(above=0), metavar="X", help="times the recorded speed (default: 1)")
+    parser.add_argument("--show", action="store_true", help="draw the canvas (the default without --json and files)")
+    parser.option(
+        parser,
+        "--speed",
+        type=number(above=0),
+        metavar="X",
+        help="times the recorded speed (default: 1; --gif: watchable)",
+    )
     parser.option(parser, "--request", metavar="ID", help="only this request (default: all; of a picture the first)")
     parser.add_argument("--json", action="store_true", help="the finished texts and counts as JSON")
-    parser.add_argument("--svg", metavar="FILE", help="write a picture of the canvas settling")
-    parser.add_argument(
-        "--style",
-        choices=("moments", "steps"),
-        help="several moments, or one canvas tinted by step (default: moments)",
-    )
+    pictures.add_files(parser)
     args = parser.parse(argv)
-    _check(args)
+    pictures.check(args)
     recording = _chosen(_read(args.file), args.request)
-    if args.svg is not None:
-        write_text(args.svg, picture(recording.events, recording.pieces.__getitem__, args.style or "moments"))
+    pictures.write(args, recording, lambda text: print(text, file=sys.stderr, flush=True))
     if args.json:
         print_json(_as_json(recording))
-    if args.show or not (args.json or args.svg):
+    if args.show or not (args.json or pictures.wanted(args)):
         _show(args, recording)
     return 0
-
-
-def _check(args: argparse.Namespace) -> None:
-    """Refuses options that would do nothing, and a picture that would replace its own recording."""
-    if args.svg is not None:
-        check_writable(args.svg, "--svg")
-        if Path(args.svg).resolve() == Path(args.file).resolve():
-            raise InputError("--svg", expected="another file than the recording", got=args.svg)
-    elif args.style is not None:
-        raise InputError("--style", expected="--svg beside it", got="no picture to draw")
-    if args.speed is not None and (args.json or args.svg) and not args.show:
-        raise InputError("--speed", expected="--show beside it", got="no drawing to pace")
 
 
 def _read(name: str) -> Recording:
@@ -79,26 +69,22 @@ def _chosen(recording: Recording, request: str | None) -> Recording:
     if request is None:
         return recording
     if request not in known:
-        raise InputError(f"--request {request}", expected=f"one of: {', '.join(known)}", got=request)
+        expected = f"one of: {', '.join(known)}" if known else "no such option: this recording is empty"
+        raise InputError(f"--request {request}", expected=expected, got=request)
     events = tuple(e for e in recording.events if e.id == request)
     answers = {i: a for i, a in recording.answers.items() if i == request}
     return Recording(recording.header, events, recording.pieces, answers)
 
 
-def picture(events: Sequence[Event], piece: Callable[[int], str], style: str, title: str = "") -> str:
-    """The SVG of a run in the named style."""
-    from unmask.sinks.picture import by_step, settling
-
-    return by_step(events, piece, title=title) if style == "steps" else settling(events, piece, title=title)
-
-
 def _show(args: argparse.Namespace, recording: Recording) -> None:
     from unmask.sinks.console import canvas_sink
 
-    # drawn on stdout: here the drawing is the result
-    metrics, canvas = Metrics(), canvas_sink(recording.pieces.__getitem__, sys.stdout)
+    # drawn on stdout: here the drawing is the result, unless the JSON is
+    stream = sys.stderr if args.json else sys.stdout
+    theme, palette = pictures.terminal(args)
+    metrics, canvas = Metrics(), canvas_sink(recording.pieces.__getitem__, stream, theme=theme, palette=palette)
     events: Iterator[Event] = iter(recording.events)
-    if sys.stdout.isatty():
+    if stream.isatty():
         events = _paced(recording.events, args.speed or 1.0)
     for _ in tee(events, metrics, canvas):
         pass
@@ -107,7 +93,7 @@ def _show(args: argparse.Namespace, recording: Recording) -> None:
     if recording.answers:
         tokens = sum(a.completion_tokens for a in recording.answers.values())
         counts = dataclasses.replace(counts, tokens=tokens)
-    print(counts)
+    print(counts, file=stream)
 
 
 def _paced(events: Sequence[Event], speed: float, wait: Callable[[float], None] = time.sleep) -> Iterator[Event]:

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from unmask.cli.decoding import add_model
 from unmask.cli.inputs import need_file
-from unmask.cli.output import Notices, columns, one_line, print_json, versions
+from unmask.cli.output import Notices, columns, one_line, print_json
 from unmask.cli.parsing import Parser, integer, number
 from unmask.core.errors import RequestError
+from unmask.core.versions import versions
 from unmask.sinks.files import check_writable
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Any, cast
 
 from unmask.cli.decoding import check_specs
-from unmask.cli.output import Notices, versions
+from unmask.cli.output import Notices
 from unmask.core.events import tee
 
 if TYPE_CHECKING:
@@ -67,32 +67,14 @@ def drawing(args: argparse.Namespace, model: Model) -> list[Sink]:
     """The canvas on stderr, if --show asks for it."""
     if not args.show:
         return []
+    from unmask.cli.pictures import terminal
+    from unmask.pipeline.record import piece_of
     from unmask.sinks.console import canvas_sink
 
-    return [canvas_sink(piece_of(model), sys.stderr, delay=DELAY if args.delay is None else args.delay)]
+    delay, (theme, palette) = DELAY if args.delay is None else args.delay, terminal(args)
+    return [canvas_sink(piece_of(model), sys.stderr, delay=delay, theme=theme, palette=palette)]
 
 
 def watched(events: Iterator[Event], sinks: Sequence[Sink]) -> closing[Generator[Event, None, None]]:
     """The events through the sinks, for a `with`: however it is left, the model stops and every sink is closed."""
     return closing(cast("Generator[Event, None, None]", tee(events, *sinks)))
-
-
-def piece_of(model: Model) -> Any:
-    """The text of a token id; ids themselves for a model without tokenizer."""
-    codec = model.codec
-    return (lambda i: f" {i}") if codec is None else codec.piece
-
-
-def header(args: argparse.Namespace, model: Model, prepared: Sequence[Prepared]) -> dict[str, Any]:
-    """The header of a recording: everything the run depended on."""
-    return {
-        "versions": versions(),
-        "model": model.name,
-        "family": model.family,
-        "config": dict(model.config),
-        "dtype": str(model.denoiser.head.weight.dtype).removeprefix("torch."),
-        "device": str(model.denoiser.device),
-        "seed": args.seed,
-        "settings": {p.request.id: p.settings.table for p in prepared},
-        "strategies": {p.request.id: str(p.settings.strategy) for p in prepared},
-    }

@@ -6,6 +6,7 @@ Events are small frozen records; `to_dict` and `from_dict` are their JSON form, 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -30,7 +31,7 @@ class Accepted:
 
 @dataclass(frozen=True)
 class Opened:
-    """A block became the open one."""
+    """A block became the open one, or one more opened: `start` of the first that is open, `stop` of the last."""
 
     id: str
     block: int
@@ -40,8 +41,9 @@ class Opened:
 
 @dataclass(frozen=True)
 class Work:
-    """What a step cost. row_layers: query rows times layers over all lanes; head_rows: rows through the output matrix;
-    seconds: wall time of the whole step, shared by `sharing` sequences."""
+    """What a step cost. row_layers: rows times the layers that ran for them, over all lanes; head_rows: rows through
+    the output matrix; seconds: wall time of the whole step, shared by `sharing` sequences. kind "shallow": not every
+    layer ran for every row."""
 
     kind: str
     row_layers: int
@@ -82,12 +84,15 @@ class Probed:
     values: Any
 
 
+Reason = Literal["stop", "length", "cancelled"]
+
+
 @dataclass(frozen=True)
 class Finished:
     """The answer is canvas[prompt_len:end]. reason: "stop" (EOS or a stop string), "length", or "cancelled"."""
 
     id: str
-    reason: Literal["stop", "length", "cancelled"]
+    reason: Reason
     nfe: int
     end: int
 
@@ -106,8 +111,12 @@ E = TypeVar("E")
 
 
 def to_dict(event: Event) -> dict[str, Any]:
-    """JSON-ready form with the event's name under "event"."""
-    return {"event": type(event).__name__, **dataclasses.asdict(event)}
+    """JSON-ready form with the event's name under "event". A confidence of minus infinity (a demoted token) is null,
+    since JSON has no infinities."""
+    data = {"event": type(event).__name__, **dataclasses.asdict(event)}
+    if isinstance(event, Stepped):
+        data["writes"] = [(p, t, c if math.isfinite(c) else None, k) for p, t, c, k in event.writes]
+    return data
 
 
 def from_dict(data: dict[str, Any]) -> Event:
@@ -124,15 +133,30 @@ def from_dict(data: dict[str, Any]) -> Event:
     try:
         if cls is Stepped:
             fields["work"] = Work(**fields["work"])
-            fields["writes"] = tuple((int(p), int(t), float(c), int(k)) for p, t, c, k in fields["writes"])
+            fields["writes"] = tuple(
+                (_whole(p), _whole(t), -math.inf if c is None else _real(c), _whole(k))
+                for p, t, c, k in fields["writes"]
+            )
         if cls is Accepted:
-            fields["blocks"] = tuple((int(a), int(b)) for a, b in fields["blocks"])
+            fields["blocks"] = tuple((_whole(a), _whole(b)) for a, b in fields["blocks"])
         for key in ("canvas", "fixed", "positions"):
             if key in fields:
                 fields[key] = tuple(fields[key])
         return cast(Event, cls(**fields))
-    except (TypeError, KeyError, ValueError) as e:
+    except (TypeError, KeyError, ValueError, OverflowError) as e:
         raise RecordingError(f"{name} event in a recording", expected="the fields of that event", got=str(e)) from None
+
+
+def _whole(value: Any) -> int:
+    if type(value) is not int:
+        raise ValueError(f"{value!r} in place of a whole number")
+    return value
+
+
+def _real(value: Any) -> float:
+    if type(value) not in (int, float):
+        raise ValueError(f"{value!r} in place of a number")
+    return float(value)
 
 
 @dataclass

@@ -11,40 +11,53 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, TextIO
 
 from unmask.core.events import Accepted, Canvas, Event, Failed, Finished, Stepped, start_canvas
-from unmask.sinks.cells import ASCII_BARS, BARS, COLOURS, EARLIER, END, Piece, fit, label, level
+from unmask.sinks.cells import ASCII_BARS, BARS, END, Piece, fit, harmless, label, level, message, width
+from unmask.sinks.palettes import BASIC, TERMINAL, Palette, Theme
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.live import Live
     from rich.text import Text
 
 CELL = 9
 """Columns of a token and the bar before it; longer tokens are cut, in the drawing only."""
 PROMPT_ROWS, OTHERS = 3, 6
-TRUE_COLOURS: dict[str, str] = {"masked": "#8a8a8a", "earlier": EARLIER} | {str(k): v for k, v in COLOURS.items()}
-"""The demo's colours; its grey, made for a white page, would vanish on a dark terminal."""
-BASIC_COLOURS = {
-    "masked": "bright_black",
-    "earlier": "bright_blue",
-    "low": "bright_red",
-    "middle": "yellow",
-    "high": "bright_green",
-}
-"""For terminals of 16 colours, where the nearest of the true ones would all be white."""
+LEGENDS: tuple[dict[str, str], ...] = (
+    {
+        "masked": "masked",
+        "low": "new, below 0.3",
+        "middle": "new, below 0.7",
+        "high": "new, sure",
+        "earlier": "earlier",
+    },
+    {"masked": "mask", "low": "<.3", "middle": "<.7", "high": "sure", "earlier": "old"},
+    {"low": "<.3", "middle": "<.7", "high": "sure"},
+)
+"""The legend in full, for narrow terminals and for very narrow ones."""
 
 
-def canvas_sink(piece: Piece, stream: TextIO, *, delay: float = 0.0) -> LiveCanvas | PlainCanvas:
+def canvas_sink(
+    piece: Piece,
+    stream: TextIO,
+    *,
+    delay: float = 0.0,
+    theme: Theme = "dark",
+    palette: Palette = "published",
+) -> LiveCanvas | PlainCanvas:
     """The drawing that fits the stream: in place on a terminal (NO_COLOR leaves the shapes), else plain lines.
 
     Args:
         piece: the text of one token id.
         stream: where to draw.
         delay: seconds to wait after each step on a terminal, for runs too fast to watch.
+        theme: the terminal's background. palette: which colours.
     """
     from rich.console import Console
 
     console = Console(file=stream, highlight=False)
-    if console.is_terminal and not console.is_dumb_terminal:
-        return LiveCanvas(piece, console, delay)
+    # a pipe stays one, even where FORCE_COLOR makes rich believe in a terminal
+    if stream.isatty() and console.is_terminal and not console.is_dumb_terminal:
+        return LiveCanvas(piece, console, delay, theme=theme, palette=palette)
     return PlainCanvas(piece, stream)
 
 
@@ -73,14 +86,14 @@ class PlainCanvas:
         elif isinstance(event, Finished):
             self._print(event.id, f"done: {event.reason} after {event.nfe} forwards")
         elif isinstance(event, Failed):
-            self._print(event.id, f"failed: {event.error}")
+            self._print(event.id, f"failed: {harmless(event.error)}")
 
     def close(self) -> None:
         """Pushes out what is buffered."""
         self._stream.flush()
 
     def _print(self, request: str, text: str) -> None:
-        prefix = f"[{request}] " if len(self._canvases) > 1 else ""
+        prefix = f"[{harmless(request)}] " if len(self._canvases) > 1 else ""
         self._stream.write(f"{prefix}{text}\n")
 
     def _line(self, canvas: Canvas) -> str:
@@ -95,16 +108,22 @@ class LiveCanvas:
     """A sink that redraws the canvas in place. `pause` is what waits (tests give their own)."""
 
     def __init__(
-        self, piece: Piece, console: Console, delay: float = 0.0, pause: Callable[[float], None] = time.sleep
+        self,
+        piece: Piece,
+        console: Console,
+        delay: float = 0.0,
+        pause: Callable[[float], None] = time.sleep,
+        theme: Theme = "dark",
+        palette: Palette = "published",
     ) -> None:
-        from rich.live import Live
-
         self._piece, self._console, self._delay, self._pause = piece, console, delay, pause
         self._ascii = not can_draw(console.encoding)
-        self._colours = BASIC_COLOURS if console.color_system in ("standard", "windows") else TRUE_COLOURS
+        basic = console.color_system in ("standard", "windows")
+        self._colours = (BASIC if basic else TERMINAL)[theme, palette]
         self._canvases: dict[str, Canvas] = {}
         self._seconds = 0.0
-        self._live = Live(console=console, auto_refresh=False, vertical_overflow="crop")
+        self._columns = console.size.width
+        self._live = self._new_live()
 
     def __call__(self, event: Event) -> None:
         if _track(self._canvases, event) is None:
@@ -114,6 +133,7 @@ class LiveCanvas:
         if isinstance(event, Stepped):
             self._seconds += event.work.seconds / max(event.work.sharing, 1)
         if isinstance(event, Accepted | Stepped | Finished | Failed):
+            self._resized()
             self._live.update(self.frame(), refresh=True)
         if isinstance(event, Stepped) and self._delay:
             self._pause(self._delay)
@@ -123,6 +143,21 @@ class LiveCanvas:
         if self._live.is_started:
             self._live.stop()
 
+    def _new_live(self) -> Live:
+        from rich.live import Live
+
+        return Live(console=self._console, auto_refresh=False, vertical_overflow="crop")
+
+    def _resized(self) -> None:
+        """Begins anew on an empty screen where the width changed: the terminal has broken the old lines elsewhere."""
+        columns = self._console.size.width
+        if columns != self._columns:
+            self._columns = columns
+            self._live.stop()
+            self._console.clear()
+            self._live = self._new_live()
+            self._live.start()
+
     def frame(self) -> Text:
         """The whole picture of this moment."""
         from rich.text import Text
@@ -131,38 +166,41 @@ class LiveCanvas:
         focus = running[0] if running else list(self._canvases)[-1]
         others = [i for i in self._canvases if i != focus][-OTHERS:]
         size = self._console.size
-        lines = [Text(f"[{i}] {_status(self._canvases[i])}", style="dim") for i in others]
-        head = f"[{focus}] " if others else ""
+        lines = [Text(_status(self._canvases[i], size.width, f"[{harmless(i)}] "), style="dim") for i in others]
+        head = f"[{harmless(focus)}] " if others else ""
         canvas = self._canvases[focus]
-        prompt = self._prompt(canvas, size.width)
+        prompt = self._prompt(canvas, size.width, min(PROMPT_ROWS, max(size.height // 4, 0)))
         room = max(size.height - len(lines) - len(prompt) - 4, 1)
         lines += [*prompt, *self._window(canvas, size.width, room)]
-        lines.append(Text(head + _status(canvas) + self._speed(), style="bold"))
-        lines.append(self._legend())
+        lines.append(Text(_status(canvas, size.width, head, self._speed()), style="bold"))
+        lines.append(self._legend(size.width))
         for line in lines:
             line.truncate(size.width)
         return Text("\n").join(lines)
 
-    def _prompt(self, canvas: Canvas, columns: int) -> list[Text]:
-        """The end of the prompt, dim, in a few lines."""
+    def _prompt(self, canvas: Canvas, columns: int, rows: int) -> list[Text]:
+        """The end of the last message, dim, in a few lines."""
         from rich.text import Text
 
-        text = "".join(self._piece(i) for i in canvas.ids[: canvas.prompt_len] if i >= 0)
-        words = " ".join(text.split())
-        text = "".join(_inline(c, self._ascii) for c in words[-PROMPT_ROWS * columns // 2 :])
-        return list(Text(text, style="dim").wrap(self._console, columns)[-PROMPT_ROWS:]) if text else []
+        words = message(canvas.ids[: canvas.prompt_len], self._piece)
+        text = "".join(_inline(c, self._ascii) for c in words[-rows * columns :]) if rows else ""
+        return list(Text(text, style="dim").wrap(self._console, columns)[-rows:]) if text else []
 
     def _window(self, canvas: Canvas, columns: int, room: int) -> list[Text]:
-        """Rows of whole cells; of a canvas too high for the screen, those around the open place."""
+        """Rows of whole cells, at the end those of the answer; of a canvas too high for the screen, those around the
+        open place."""
         from rich.text import Text
 
         cell = min(CELL, max(columns, 3))
         per_row = max(columns // cell, 1)
         positions = range(canvas.prompt_len, len(canvas.ids))
         rows = [positions[i : i + per_row] for i in range(0, len(positions), per_row)]
+        if canvas.end is not None:
+            rows = [row for row in rows if row[0] < canvas.end] or rows[:1]
         first = 0
         if len(rows) > room:
-            focus = next((p for p in positions if canvas.ids[p] < 0), canvas.prompt_len) - canvas.prompt_len
+            end = len(canvas.ids) if canvas.end is None else max(canvas.end - 1, canvas.prompt_len)
+            focus = next((p for p in positions if canvas.ids[p] < 0 and p < end), end) - canvas.prompt_len
             first = min(max(focus // per_row - room // 3, 0), len(rows) - room)
         drawn = [Text.assemble(*(self._cell(canvas, p, cell) for p in row)) for row in rows[first : first + room]]
         return drawn or [Text("")]
@@ -186,18 +224,31 @@ class LiveCanvas:
         bar = (ASCII_BARS if self._ascii else BARS)[grade]
         return bar + text, f"bold {self._colours[grade]}"
 
-    def _legend(self) -> Text:
+    def _legend(self, columns: int) -> Text:
+        """In as many words as there is room for."""
         from rich.text import Text
 
-        bars = ASCII_BARS if self._ascii else BARS
-        words = {"low": "below 0.3", "middle": "below 0.7", "high": "sure"}
-        parts: list[tuple[str, str]] = [(".. masked  " if self._ascii else "░░ masked  ", self._colours["masked"])]
-        parts += [(f"{bars[k]} new, {words[k]}  ", f"bold {self._colours[k]}") for k in bars]
-        return Text.assemble(*parts, ("earlier", self._colours["earlier"]))
+        signs: dict[str, str] = {"masked": ".." if self._ascii else "░░", "earlier": ""}
+        signs |= {str(k): v for k, v in (ASCII_BARS if self._ascii else BARS).items()}
+        for legend in LEGENDS:
+            bold = ("low", "middle", "high")
+            parts = [
+                (f"{signs[k]} {word}".strip(), f"bold {self._colours[k]}" if k in bold else self._colours[k])
+                for k, word in legend.items()
+            ]
+            text = Text("  " if legend is LEGENDS[0] else " ").join(Text(*part) for part in parts)
+            if width(text.plain) <= columns:
+                break
+        return text
 
     def _speed(self) -> str:
-        tokens = sum(sum(w > 0 for w in c.step) for c in self._canvases.values())
-        return f" - {tokens / self._seconds:.0f} tokens/s" if self._seconds > 0 else ""
+        tokens = sum(map(_written, self._canvases.values()))
+        return f"{tokens / self._seconds:.0f} tokens/s" if self._seconds > 0 else ""
+
+
+def _written(canvas: Canvas) -> int:
+    """Tokens of the answer that the model wrote; what stands after its end does not count."""
+    return sum(s > 0 and i >= 0 for s, i in zip(canvas.step[: canvas.end], canvas.ids))
 
 
 def _track(canvases: dict[str, Canvas], event: Event) -> Canvas | None:
@@ -210,18 +261,23 @@ def _track(canvases: dict[str, Canvas], event: Event) -> Canvas | None:
 
 
 def _progress(canvas: Canvas) -> str:
-    answer = canvas.ids[canvas.prompt_len :]
+    answer = canvas.ids[canvas.prompt_len : canvas.end]
     return f"{sum(i >= 0 for i in answer):>{len(str(len(answer)))}}/{len(answer)}"
 
 
-def _status(canvas: Canvas) -> str:
-    text = f"step {canvas.nfe:>3} - {_progress(canvas)} settled"
-    if canvas.nfe:
-        text += f" - {sum(s > 0 for s in canvas.step) / canvas.nfe:.2f} tokens/forward"
+def _status(canvas: Canvas, columns: int = 10_000, head: str = "", speed: str = "") -> str:
+    """Step, progress, how it ended, and of the rest what there is room for."""
+    text = f"{head}step {canvas.nfe:>3} - {_progress(canvas)} settled"
+    if width(text) > columns:
+        text = f"{head}{canvas.nfe}: {_progress(canvas).strip()}"
+    rest = [harmless(canvas.error or canvas.reason or "")]
+    rest.append(f"{_written(canvas) / canvas.nfe:.2f} tokens/forward" if canvas.nfe else "")
     if canvas.open is not None and canvas.reason is None and len(canvas.blocks) > 1:
-        text += f" - block {canvas.open[0]}..{canvas.open[1]}"
-    ending = canvas.error or canvas.reason
-    return f"{text} - {ending}" if ending else text
+        rest.append(f"block {canvas.open[0]}..{canvas.open[1]}")
+    for part in (*rest, speed):
+        if part and width(text) + 3 + width(part) <= columns:
+            text += f" - {part}"
+    return text
 
 
 def _inline(piece: str, ascii_only: bool) -> str:

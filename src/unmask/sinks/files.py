@@ -1,17 +1,19 @@
-"""Output files that are whole or not there at all.
+"""Output files and folders that are whole or not there at all.
 
-Enters: a path and text. Leaves: the finished file, renamed into place from a hidden `.partial` beside it; after an
-error or an interrupt the folder is as it was. Pipes and devices cannot be renamed onto and are written to directly.
+Enters: a path and text or bytes. Leaves: the finished file, renamed into place from a hidden `.partial` beside it;
+after an error or an interrupt the folder is as it was. Pipes and devices cannot be renamed onto and are written to
+directly.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import TextIO
+from typing import BinaryIO
 
 from unmask.core.errors import InputError
 
@@ -54,29 +56,31 @@ def _is_plain(target: Path) -> bool:
 
 
 class WholeFile:
-    """A UTF-8 text file that appears only with `commit`; `discard`, or an error inside `with`, leaves no trace.
+    """A file (text is written as UTF-8) that appears only with `commit`; `discard`, or an error inside `with`, leaves
+    no trace.
 
     Args:
         path: the file; a symbolic link is followed, an existing file is replaced at the end.
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path).resolve()
+        plain = _is_plain(Path(path))
+        self.path = Path(path).resolve() if plain else Path(path)  # /dev/stdout leads to a name that is no file
         self._partial: Path | None = None
-        if _is_plain(self.path):
+        if plain:
             handle, name = tempfile.mkstemp(prefix=f".{self.path.name[:40]}.", suffix=".partial", dir=self.path.parent)
             self._partial = Path(name)
-            self._file: TextIO = os.fdopen(handle, "w", encoding="utf-8", newline="\n")
+            self._file: BinaryIO = os.fdopen(handle, "wb")
         else:
-            self._file = self.path.open("w", encoding="utf-8", newline="\n")
+            self._file = self.path.open("wb")
 
-    def write(self, text: str) -> None:
-        """Adds text; after an error of the system nothing is left behind."""
+    def write(self, data: str | bytes) -> None:
+        """Adds text or bytes; after an error of the system nothing is left behind."""
         try:
-            self._file.write(text)
-        except OSError:
+            self._file.write(data.encode() if isinstance(data, str) else data)
+        except OSError as error:
             self.discard()
-            raise
+            raise self._named(error) from None
 
     def settle(self) -> None:
         """Puts everything written so far on the disk, so that `commit` is left with the renaming."""
@@ -84,9 +88,9 @@ class WholeFile:
             self._file.flush()
             if self._partial is not None:
                 os.fsync(self._file.fileno())
-        except OSError:
+        except OSError as error:
             self.discard()
-            raise
+            raise self._named(error) from None
 
     def commit(self) -> None:
         """Puts the whole file in place."""
@@ -102,6 +106,10 @@ class WholeFile:
             self.discard()
             raise
 
+    def _named(self, error: OSError) -> OSError:
+        """The error with the file's name, except for a reader that went away."""
+        return error if isinstance(error, BrokenPipeError) else OSError(error.errno, error.strerror, str(self.path))
+
     def discard(self) -> None:
         """Forgets everything written so far."""
         with suppress(OSError):  # the buffer of a full disk cannot be flushed; the file goes away anyway
@@ -114,12 +122,7 @@ class WholeFile:
         """mkstemp makes private files; ours get the mode of the file they replace, or what `open` would give."""
         if os.name != "posix":
             return
-        if self.path.exists():
-            partial.chmod(self.path.stat().st_mode & 0o777)
-        else:
-            umask = os.umask(0)
-            os.umask(umask)
-            partial.chmod(0o666 & ~umask)
+        partial.chmod(self.path.stat().st_mode & 0o777 if self.path.exists() else 0o666 & ~_umask())
 
     def __enter__(self) -> WholeFile:
         return self
@@ -131,6 +134,78 @@ class WholeFile:
             self.commit()
         else:
             self.discard()
+
+
+def _umask() -> int:
+    umask = os.umask(0)
+    os.umask(umask)
+    return umask
+
+
+def check_new_folder(path: str | Path, what: str) -> None:
+    """Refuses a path where no new folder could be made; leaves nothing behind. An empty folder counts as new.
+
+    Raises:
+        InputError: a file, a folder that holds something, or one in a folder that is missing or closed to us.
+    """
+    target = Path(path)
+    remedy = "Name a new folder."
+    try:
+        if not str(path) or target.resolve() == Path.cwd():
+            got = "the one you are in" if str(path) else "nothing"
+            raise InputError(f"{what} {str(path)!r}", expected="a new folder", got=got, remedy=remedy)
+        if target.is_symlink() or (target.exists() and not target.is_dir()):
+            got = "a link" if target.is_symlink() else "a file"
+            raise InputError(f"{what} {target}", expected="a new or empty folder", got=got, remedy=remedy)
+        if target.is_dir() and any(target.iterdir()):
+            count = sum(1 for _ in target.iterdir())
+            got = f"one that holds {count} file{'s' if count > 1 else ''}"
+            raise InputError(f"{what} {target}", expected="a new or empty folder", got=got, remedy=remedy)
+        if not target.resolve().parent.is_dir():
+            remedy = f"Create the folder around it first: mkdir -p {target.parent}"
+            raise InputError(f"{what} {target}", expected="a folder in one that exists", remedy=remedy)
+        with tempfile.TemporaryFile(dir=target.resolve().parent):
+            pass
+    except OSError as error:
+        raise InputError(f"{what} {target}", expected="a folder that can be made", got=reason(error)) from None
+
+
+class WholeFolder:
+    """A new folder that appears with all its files at `commit`; `discard` leaves no trace.
+
+    Args:
+        path: the folder; one that is there already must be empty.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path).resolve()
+        name = tempfile.mkdtemp(prefix=f".{self.path.name[:40]}.", suffix=".partial", dir=self.path.parent)
+        self._partial: Path | None = Path(name)
+
+    def write(self, name: str, data: bytes) -> None:
+        """Adds a file."""
+        assert self._partial is not None
+        (self._partial / name).write_bytes(data)
+
+    def commit(self) -> None:
+        """Puts the folder in place.
+
+        Raises:
+            OSError: a folder of that name has been filled meanwhile.
+        """
+        assert self._partial is not None
+        if os.name == "posix":
+            self._partial.chmod(0o777 & ~_umask())
+        if self.path.exists():
+            self.path.rmdir()
+        os.replace(self._partial, self.path)
+        self._partial = None
+
+    def discard(self) -> None:
+        """Forgets everything written so far."""
+        if self._partial is not None:
+            shutil.rmtree(self._partial, ignore_errors=True)
+            self._partial = None
 
 
 def write_text(path: str | Path, text: str) -> None:

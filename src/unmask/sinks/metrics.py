@@ -6,7 +6,9 @@ Seconds are the engine's own step times, so a drawing or a slow pipe does not ma
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from unmask.core.events import Accepted, Event, Finished, Stepped
 
@@ -19,6 +21,7 @@ class Summary:
         tokens: visible answer tokens (up to the end of the answer, the given ones not counted).
         nfe: forwards; of a whole run the forwards made, each counted once however many requests shared it.
         seconds: wall time of the steps. row_layers, head_rows: rows computed, as the engine counts them.
+        kinds: forwards by kind (prefill, full, partial, shallow, commit), counted per request.
     """
 
     requests: int = 0
@@ -27,6 +30,7 @@ class Summary:
     seconds: float = 0.0
     row_layers: int = 0
     head_rows: int = 0
+    kinds: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def tokens_per_forward(self) -> float:
@@ -52,6 +56,7 @@ class _Count:
     seconds: float = 0.0
     row_layers: int = 0
     head_rows: int = 0
+    kinds: Counter[str] = field(default_factory=Counter)
 
 
 class Metrics:
@@ -70,6 +75,7 @@ class Metrics:
             count, work = self._counts[event.id], event.work
             count.nfe, count.seconds = event.nfe, count.seconds + work.seconds
             count.row_layers, count.head_rows = count.row_layers + work.row_layers, count.head_rows + work.head_rows
+            count.kinds[work.kind] += 1
             self._forwards += 1 / max(work.sharing, 1)
             self._seconds += work.seconds / max(work.sharing, 1)
         elif isinstance(event, Finished) and event.id in self._counts:
@@ -83,7 +89,7 @@ class Metrics:
     def of(self, request: str) -> Summary:
         """One request: its seconds are those of every step it took part in."""
         c = self._counts[request]
-        return Summary(1, c.tokens, c.nfe, c.seconds, c.row_layers, c.head_rows)
+        return Summary(1, c.tokens, c.nfe, c.seconds, c.row_layers, c.head_rows, dict(c.kinds))
 
     def total(self) -> Summary:
         """The whole run; a step shared by several requests counts once."""
@@ -95,4 +101,5 @@ class Metrics:
             self._seconds,
             sum(c.row_layers for c in counts),
             sum(c.head_rows for c in counts),
+            dict(sum((c.kinds for c in counts), Counter())),
         )

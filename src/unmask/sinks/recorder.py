@@ -9,13 +9,27 @@ recording from a cut one.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from unmask.core.errors import RecordingError
-from unmask.core.events import Accepted, BlockDone, Event, Failed, Finished, Opened, Probed, Stepped, from_dict, to_dict
+from unmask.core.events import (
+    Accepted,
+    BlockDone,
+    Event,
+    Failed,
+    Finished,
+    Opened,
+    Probed,
+    Reason,
+    Stepped,
+    Work,
+    from_dict,
+    to_dict,
+)
 from unmask.sinks.cells import Piece
 from unmask.sinks.files import WholeFile
 
@@ -41,14 +55,52 @@ class Recording:
     answers: dict[str, Answer] = field(default_factory=dict)
 
 
+class Lines:
+    """The lines of one recording in order, as JSON values: `begin`, `of` every event, then `finish`.
+
+    Args:
+        header: what produced the run: resolved config, versions, seed; JSON values.
+        piece: the text of one token id.
+    """
+
+    def __init__(self, header: Mapping[str, Any], piece: Piece) -> None:
+        self._header, self._piece = header, piece
+        self._known, self._count = set[int](), 0
+
+    def begin(self) -> dict[str, Any]:
+        """The first line."""
+        self._count = 1
+        return {"format": FORMAT, "version": VERSION, **self._header}
+
+    def of(self, event: Event) -> list[dict[str, Any]]:
+        """The event, after the pieces of ids that were not seen before."""
+        found = [to_dict(event)]
+        fresh = [i for i in dict.fromkeys(_ids(event)) if i not in self._known]
+        if fresh:
+            self._known.update(fresh)
+            found.insert(0, {"piece": {str(i): self._piece(i) for i in fresh}})
+        self._count += len(found)
+        return found
+
+    def finish(self, answers: Mapping[str, Answer]) -> list[dict[str, Any]]:
+        """The answers as they were printed, if there are any, and the line that ends a whole recording."""
+        table = {request: asdict(answer) for request, answer in answers.items()}
+        found: list[dict[str, Any]] = [{"answers": table}] if table else []
+        return [*found, {"end": self._count + len(found)}]
+
+
+def as_text(line: Mapping[str, Any]) -> str:
+    """A line of a recording as it is written, without its line end."""
+    return json.dumps(line, ensure_ascii=False, separators=(",", ":"))
+
+
 class Recorder:
     """A sink that writes a recording. The file appears at `close`, and only if every request was finished or failed by
     then: an interrupted run leaves nothing behind.
 
     Args:
         path: the JSONL file.
-        header: what produced the run: resolved config, versions, seed; JSON values.
-        piece: the text of one token id.
+        header, piece: as for `Lines`.
         answers: asked at the end for the answers by request id.
     """
 
@@ -59,11 +111,10 @@ class Recorder:
         piece: Piece,
         answers: Callable[[], Mapping[str, Answer]] = dict,
     ) -> None:
-        self._answers = answers
-        self._piece, self._known, self._running, self._lines = piece, set[int](), set[str](), 0
-        self._begun = False
+        self._answers, self._lines = answers, Lines(header, piece)
+        self._running, self._begun = set[str](), False
         self._file: WholeFile | None = WholeFile(path)
-        self._put({"format": FORMAT, "version": VERSION, **header})
+        self._put(self._lines.begin())
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, Accepted):
@@ -71,11 +122,7 @@ class Recorder:
             self._begun = True
         elif isinstance(event, Finished | Failed):
             self._running.discard(event.id)
-        fresh = [i for i in dict.fromkeys(_ids(event)) if i not in self._known]
-        if fresh:
-            self._known.update(fresh)
-            self._put({"piece": {str(i): self._piece(i) for i in fresh}})
-        self._put(to_dict(event))
+        self._put(*self._lines.of(event))
 
     def close(self) -> None:
         """Finishes the recording, or removes it if the run was cut short. Doing it twice is harmless."""
@@ -84,10 +131,7 @@ class Recorder:
         if self._running or not self._begun:
             self.discard()
             return
-        answers = {request: asdict(answer) for request, answer in self._answers().items()}
-        if answers:
-            self._put({"answers": answers})
-        self._put({"end": self._lines})
+        self._put(*self._lines.finish(self._answers()))
         file, self._file = self._file, None
         file.commit()
 
@@ -97,11 +141,11 @@ class Recorder:
             self._file.discard()
             self._file = None
 
-    def _put(self, line: dict[str, Any]) -> None:
+    def _put(self, *lines: dict[str, Any]) -> None:
         if self._file is None:
             raise RecordingError("a recording", expected="events before close()", got="an event after it")
-        self._file.write(json.dumps(line, ensure_ascii=False, separators=(",", ":")) + "\n")
-        self._lines += 1
+        for line in lines:
+            self._file.write(as_text(line) + "\n")
 
 
 def _ids(event: Event) -> Iterable[int]:
@@ -127,16 +171,25 @@ def read(path: str | Path) -> Recording:
         ) from None
     if lines[-1] == "":
         lines.pop()
-    rows = [_parse(text, path, n) for n, text in enumerate(lines, 1)]
-    header = _header(rows, path)
-    _check_end(rows, path)
-    return _collect(header, rows[1:-1], path)
+    return read_lines(lines, path)
+
+
+def read_lines(lines: Iterable[str], name: str | Path = "recording") -> Recording:
+    """The same from its lines; `name` is what an error calls it.
+
+    Raises:
+        RecordingError: as for `read`.
+    """
+    rows = [_parse(text, name, n) for n, text in enumerate(lines, 1)]
+    header = _header(rows, name)
+    _check_end(rows, name)
+    return _collect(header, rows[1:-1], name)
 
 
 def _parse(text: str, path: str | Path, number: int) -> dict[str, Any]:
     try:
         row = json.loads(text)
-    except (json.JSONDecodeError, RecursionError):
+    except (ValueError, RecursionError):  # ValueError: no JSON, or a number of thousands of digits
         row = None
     if not isinstance(row, dict):
         remedy = "The file is cut or damaged, or is not a recording; make it again with `unmask generate --record`."
@@ -234,12 +287,7 @@ def _check_numbers(event: Event, n: int) -> None:
         bad = next((w for w in event.writes if not 0 <= w[0] < n or w[3] not in (1, 2, 3)), None)
         if bad is not None:
             raise ValueError(f"a write {bad!r} in a canvas of {n}")
-        if (
-            not isinstance(event.work.seconds, int | float)
-            or not event.work.seconds >= 0
-            or type(event.work.sharing) is not int
-        ):
-            raise ValueError(f"work {event.work!r}")
+        _check_work(event.work)
     spans: tuple[Any, ...] = ()
     if isinstance(event, Opened | BlockDone):
         spans = (event.start, event.stop)
@@ -249,6 +297,14 @@ def _check_numbers(event: Event, n: int) -> None:
         raise ValueError(f"positions {spans!r} in a canvas of {n}")
     if isinstance(event, Stepped | Probed | Finished) and (type(event.nfe) is not int or event.nfe < 0):
         raise ValueError(f"nfe {event.nfe!r}")
-    for word in (event.reason if isinstance(event, Finished) else "", event.error if isinstance(event, Failed) else ""):
-        if not isinstance(word, str):
-            raise ValueError(f"a reason that is no text: {word!r}")
+    if isinstance(event, Finished) and event.reason not in get_args(Reason):
+        raise ValueError(f"reason {event.reason!r}")
+    if isinstance(event, Failed) and not isinstance(event.error, str):
+        raise ValueError(f"an error that is no text: {event.error!r}")
+
+
+def _check_work(work: Work) -> None:
+    counts = (work.row_layers, work.head_rows, work.sharing)
+    seconds = type(work.seconds) in (int, float) and 0 <= work.seconds < math.inf
+    if not seconds or not all(type(c) is int and c >= 0 for c in counts):
+        raise ValueError(f"work {work!r}")
