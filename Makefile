@@ -24,7 +24,7 @@ STAMPS := $(VENV)/.stamps
 OFFLINE := HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint format docs picture build clean
+.PHONY: help demo page test browser check lint format docs picture tutorial build clean screenshots
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -38,12 +38,17 @@ $(STAMPS)/venv:
 
 $(STAMPS)/run: $(STAMPS)/venv pyproject.toml
 	@echo "set-up: unmask and what it needs to run"
-	@$(PIP) -e .
+	@$(PIP) -e ".[demo]"
 	@touch $@
 
 $(STAMPS)/dev: $(STAMPS)/run
 	@echo "set-up: test and lint tools"
 	@$(PIP) -e ".[all,dev]"
+	@touch $@
+
+$(STAMPS)/browser: $(STAMPS)/dev
+	@echo "set-up: what drives a browser"
+	@$(PIP) -e ".[browser]"
 	@touch $@
 
 $(STAMPS)/docs: $(STAMPS)/run
@@ -58,6 +63,12 @@ demo: $(STAMPS)/run ## text from the default embedded model, drawn as it settles
 
 test: $(STAMPS)/dev ## all tests this kind of machine can run (not gpu, slurm, browser)
 	@$(OFFLINE) $(BIN)/python -m pytest -m "not gpu and not slurm and not browser" $(PYTEST_ARGS)
+
+browser: $(STAMPS)/browser ## the page in a real Chromium, which has to be on the machine
+	@$(OFFLINE) $(BIN)/python -m pytest -m browser $(PYTEST_ARGS)
+
+page: $(STAMPS)/run ## the web page, on this machine: watch a model write
+	@$(OFFLINE) $(BIN)/unmask demo
 
 check: lint ## format, lint, types, import contract, fast tests
 ifeq ($(FAST_TESTS),yes)
@@ -77,8 +88,21 @@ format: $(STAMPS)/dev ## rewrite the files in the house format
 docs: $(STAMPS)/docs ## the documentation site, in site/
 	$(BIN)/mkdocs build --strict
 
-picture: $(STAMPS)/run ## redraw the README's picture of a canvas settling
-	@$(OFFLINE) $(BIN)/unmask generate --svg docs/assets/settling.svg "Tell a story about Bob the rabbit, a kite and a farm."
+STORY := "Tell a story about Bob the rabbit, a kite and a farm."
+
+picture: $(STAMPS)/dev ## redraw the pictures of README and docs
+	@mkdir -p build
+	@$(OFFLINE) $(BIN)/unmask generate -q --svg docs/assets/settling.svg $(STORY)
+	@$(OFFLINE) $(BIN)/unmask generate -q --model nano-llada --schedule whole --policy "low_confidence(steps=16)" -n 32 \
+	  --record build/story.jsonl $(STORY)
+	@$(BIN)/unmask replay build/story.jsonl --gif docs/assets/settling.gif --columns 84
+	@$(BIN)/unmask replay build/story.jsonl --svg docs/assets/steps.svg --style steps
+
+tutorial: $(STAMPS)/run ## run the pages of docs/tutorial: their outputs and pictures are written again
+	@$(OFFLINE) $(BIN)/python scripts/tutorial.py
+
+screenshots: $(STAMPS)/browser ## take the pictures of the page again (a Chromium has to be on the machine)
+	@$(OFFLINE) $(BIN)/python scripts/screenshots.py
 
 build: $(STAMPS)/dev ## wheel and sdist, in dist/
 	@$(PIP) build

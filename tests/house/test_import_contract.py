@@ -47,6 +47,7 @@ def test_the_code_keeps_it(tree: Path) -> None:
         ("decode", "import transformers"),
         ("engine", "import rich"),
         ("cache", "import triton"),
+        ("cli", "import gradio"),
         ("cli", "import unmask.nano"),
     ],
 )

@@ -7,6 +7,7 @@ went away, 143 terminated.
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib
 import os
 import signal
@@ -24,6 +25,7 @@ from unmask.sinks.files import reason
 COMMANDS: dict[str, str] = {
     "generate": "write text for a prompt, with the model inside or any checkpoint",
     "chat": "talk with a model",
+    "demo": "a web page that shows a model write, live",
     "replay": "show a recorded run again, without a model",
     "verify": "replay recorded reference outputs and compare them token for token",
     "plan": "how much memory a model will take, before it is loaded",
@@ -40,7 +42,7 @@ COMMANDS: dict[str, str] = {
     "env": "versions and hardware, for bug reports",
 }
 
-HEAVY = ("generate", "chat", "verify", "train", "adapt", "bench", "eval", "pareto", "score")
+HEAVY = ("generate", "chat", "demo", "verify", "train", "adapt", "bench", "eval", "pareto", "score")
 """Commands that run models."""
 
 EXAMPLES = """\
@@ -70,6 +72,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         if debug:
             raise
         return _report(error)
+    except RuntimeError as error:
+        if debug or not _no_memory(error):
+            raise
+        return _report(MemoryError())
+
+
+def _no_memory(error: RuntimeError) -> bool:
+    """Whether torch means by it that memory is short: it has a type of its own on GPUs only."""
+    return any(words in str(error) for words in ("can't allocate memory", "out of memory", "not enough memory"))
 
 
 def _report(error: BaseException) -> int:
@@ -94,7 +105,7 @@ def _report_system(error: BaseException) -> int:
     assert isinstance(error, OSError)
     name = error.filename if isinstance(error.filename, str) else ""
     _line(f"unmask: error: {f'{name}: ' if name else ''}{reason(error)}")
-    if not name:
+    if not name or error.errno == errno.ENOSPC:
         _line("hint: The output could not be written; is the disk full?")
     try:
         sys.stdout.flush()

@@ -1,0 +1,1 @@
+"""The web page: watch a model write, live. One engine for everybody, one stream of recording lines per request."""
