@@ -14,7 +14,7 @@ from unmask.cli.main import main
 from unmask.cli.parsing import Parser
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "docs/tutorial").glob("*.md"))]
 
 
 def _blocks(language: str) -> list[tuple[str, str]]:
