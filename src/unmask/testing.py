@@ -22,7 +22,7 @@ from unmask.cache.plans import finished, whole_blocks
 from unmask.core import catalog
 from unmask.core.errors import InputError
 from unmask.core.events import Accepted, BlockDone, Event, Failed, Finished, Stepped, fold
-from unmask.core.protocols import BlockSchedule, CachePolicy, DecodePolicy, Guidance
+from unmask.core.protocols import BlockSchedule, CachePolicy, DecodePolicy, Guidance, Selective
 from unmask.core.types import (
     Batch,
     Block,
@@ -74,11 +74,14 @@ class FakeStore:
 
     def __init__(self, slots: int, rows: int) -> None:
         self.values = torch.full((2, slots, rows, WIDTH), torch.nan, dtype=torch.float64)
+        self.beside = torch.full((2, 3, slots, rows, WIDTH), torch.nan, dtype=torch.float64)
+        """Hidden rows at the three boundaries, and what the two layers added: what plans hold."""
         self.slots, self.rows = slots, rows
 
     def free(self, slot: int, start: int = 0) -> None:
         """The slot's rows from `start` on are NaN from now on."""
         self.values[:, slot, start:] = torch.nan
+        self.beside[:, :, slot] = torch.nan
 
 
 class FakeDenoiser:
@@ -113,24 +116,30 @@ class FakeDenoiser:
         """A larger store with the same contents."""
         new = FakeStore(max(slots, store.slots), max(rows, store.rows))
         new.values[:, : store.slots, : store.rows] = store.values
+        new.beside[:, :, : store.slots, : store.rows] = store.beside
         return new
 
     def __call__(self, batch: Batch, store: FakeStore) -> Forwarded:
         """Compute the query rows of every lane, then poison those that the plan does not keep."""
         self.calls.append(batch)
-        states, at = [], 0
+        states, probed, at = [], [], 0
         for lane in batch.lanes:
             n = rows_in(lane.plan.query)
             ids, positions = batch.ids[at : at + n], batch.positions[at : at + n]
             vectors = self._vectors(batch, slice(at, at + n))
-            states.append(self._rows(ids, positions, store.values[:, lane.slot], lane.plan.visible, vectors))
+            stored = store.values[:, lane.slot, positions]
+            if lane.plan.by_layers:
+                states.append(self._staged(ids, positions, store, lane))
+            else:
+                states.append(self._rows(ids, positions, store.values[:, lane.slot], lane.plan.visible, vectors))
+            probed.append(_similar(lane.plan, stored, store.values[:, lane.slot, positions]))
             lost = positions[~inside(positions, lane.plan.keep)]
             store.values[:, lane.slot, lost] = torch.nan
             at += n
         hidden = torch.cat(states)[batch.need]
         bad = [int(batch.positions[i]) for i, h in zip(batch.need, hidden, strict=True) if bool(h.isnan().any())]
         assert not bad, f"rows {bad} read a row that no forward kept (or that does not exist)"
-        return Forwarded(hidden, tuple(() for _ in batch.lanes))
+        return Forwarded(hidden, tuple(probed))
 
     def _vectors(self, batch: Batch, own: slice) -> Tensor | None:
         """What noised vectors and hints add to the rows that have them; their level moves them too."""
@@ -163,6 +172,37 @@ class FakeDenoiser:
             x = torch.sin(1.3 * x + 2.0 * self._read(place, values[layer], visible))
         return x
 
+    def _staged(self, ids: Tensor, positions: Tensor, store: FakeStore, lane: Lane) -> Tensor:
+        """The same row by row and layer by layer, as the stages say; a row that is not at a layer is NaN there."""
+        plan, values, held, place = lane.plan, store.values, store.beside[:, :, lane.slot], positions[:, None].double()
+        sees = [(1, spans) for count, spans in plan.visible for _ in range(count)]
+        x = torch.sin(self.embed[ids] + place * self.turn[0])
+        level = 0
+        for stage in plan.staged(2):
+            low, high = stage.layers
+            x = x if level == low else torch.full_like(x, torch.nan)
+            runs = inside(positions, stage.query)
+            read = runs & x.isnan().any(-1)
+            x[read] = held[0, low, positions[read]]
+            goes_on = runs | (~x.isnan().any(-1) if stage.rest == "delta" else runs)
+            x[~goes_on] = torch.nan
+            for layer in range(low, high):
+                own = runs.nonzero().flatten()
+                if layer in plan.hold and layer == low == 0:
+                    held[0, 0, positions[goes_on]] = x[goes_on]
+                values[layer, lane.slot, positions[own]] = x[own]
+                seen = self._read(place[own], values[layer, lane.slot], [sees[i] for i in own.tolist()])
+                fresh = torch.sin(1.3 * x[own] + 2.0 * seen)
+                if layer in plan.hold_deltas:
+                    held[1, layer, positions[own]] = fresh - x[own]
+                beside = goes_on & ~runs
+                x[beside] += held[1, layer, positions[beside]]
+                x[own] = fresh
+                if layer + 1 in plan.hold:
+                    held[0, layer + 1, positions[goes_on]] = x[goes_on]
+            level = high
+        return x
+
     def _read(self, place: Tensor, values: Tensor, visible: Seq[Run]) -> Tensor:
         """A positive weight on every visible row, by its distance; the rows of a run see the same spans."""
         parts, at = [], 0
@@ -176,6 +216,13 @@ class FakeDenoiser:
             at += count
         assert at == place.shape[0], f"visible covers {at} rows, the query has {place.shape[0]}"
         return torch.cat(parts) if parts else torch.zeros(0, WIDTH, dtype=torch.float64)
+
+
+def _similar(plan: Plan, stored: Tensor, fresh: Tensor) -> tuple[Tensor, ...]:
+    """Cosines [n, 2] of fresh to stored rows [2, n, WIDTH], per "kv_cosine" probe; NaN for rows that no forward kept.
+    Its keys are its values."""
+    cosine = torch.cosine_similarity(stored, fresh, dim=-1)
+    return tuple(cosine[p.layer][:, None].repeat(1, 2) for p in plan.probes if p.kind == "kv_cosine")
 
 
 def _ends(batch: Batch) -> list[int]:
@@ -206,6 +253,7 @@ class Watched:
     rows: int = 0
     kept: int = 0
     sequences: dict[str, Sequence] = field(default_factory=dict)
+    asked: Any = None
 
     @property
     def scoring(self) -> Literal["exact", "approximate", "undefined"]:
@@ -222,13 +270,23 @@ class Watched:
         self, seq: Sequence, open: Seq[Block], need: Tensor, horizon: int, state: Any, peers: Peers
     ) -> tuple[Plan, Any]:
         plan, state = self.inner.plan(seq, open, need, horizon, state, peers)
-        check_plan(plan, need, horizon, seq.traits, finished(seq, horizon))
-        self.rows += rows_in(plan.query)
-        self.kept += rows_in(plan.keep)
+        self.asked = (need, horizon, seq.traits, finished(seq, horizon))
+        self._count(plan)
         return plan, state
 
+    def _count(self, plan: Plan) -> None:
+        check_plan(plan, *self.asked)
+        self.rows += rows_in(plan.query)
+        self.kept += rows_in(plan.keep)
+
     def observe(self, probes: Seq[Tensor], candidates: Candidates, state: Any) -> tuple[Any, Plan | None]:
-        return self.inner.observe(probes, candidates, state)
+        state, more = self.inner.observe(probes, candidates, state)
+        if more is not None:
+            self._count(more)
+        return state, more
+
+    def trusted(self, state: Any) -> Tensor | None:
+        return self.inner.trusted(state) if isinstance(self.inner, Selective) else None
 
 
 def check_plan(plan: Plan, need: Tensor, horizon: int, traits: Traits, final: int = 0) -> None:
@@ -246,10 +304,25 @@ def check_plan(plan: Plan, need: Tensor, horizon: int, traits: Traits, final: in
     assert bool(torch.isin(need, query).all()), f"need {need.tolist()} is not inside query {plan.query}"
     assert bool(torch.isin(positions(plan.keep), query).all()), f"keep {plan.keep} is not inside query {plan.query}"
     allowed = _per_row(traits.attention.visible(plan.query, horizon, final))
+    _check_stages(plan, query)
     seen = _per_row(plan.visible)
     assert len(seen) == query.numel(), f"visible covers {len(seen)} rows, the query has {query.numel()}"
     for row, ours, rule in zip(query.tolist(), seen, allowed, strict=True):
         assert ours <= rule, f"row {row} sees {sorted(ours - rule)} against the model's rule"
+
+
+def _check_stages(plan: Plan, query: Tensor) -> None:
+    """Stages go up without overlap, over rows of the query; the needed rows are in the last one."""
+    assert bool(plan.stages) == (plan.kind == "shallow"), f"kind {plan.kind} with stages {plan.stages}"
+    level, there = 0, query
+    for stage in plan.stages:
+        low, high = stage.layers
+        assert level <= low <= high, f"stages {plan.stages} overlap or go down"
+        own = positions(stage.query)
+        assert bool(torch.isin(own, query).all()), f"stage {stage} is not inside query {plan.query}"
+        there = torch.cat([own, there]) if stage.rest == "delta" and level == low else own
+        level = high
+    assert bool(torch.isin(plan.need, there).all()), f"need {plan.need.tolist()} does not get to the end of the stages"
 
 
 def _per_row(visible: Iterable[Run]) -> list[set[int]]:
@@ -477,6 +550,8 @@ def _check_layout(schedule: BlockSchedule, seq: Sequence) -> None:
     assert bool(covered.all()), f"no block covers the holes {holes[~covered].tolist()}"
     last = 0
     for i in range(len(seq.blocks)):
+        if all(block.done for block in seq.blocks):  # a schedule may open several at once
+            break
         open, horizon = schedule.open(seq), schedule.horizon(seq)
         assert open and not any(b.done for b in open), f"open blocks {open} while block {i} is not done"
         assert open[-1].stop <= horizon <= seq.length, f"horizon {horizon} with the open block {open[-1]}"

@@ -377,3 +377,22 @@ def test_clear_during_a_run_stops_it_and_forgets_it(slow: DemoPage) -> None:
         time.sleep(0.05)
     assert slow.status()["running"] == 0
     assert slow.page.is_enabled("#send")
+
+
+def test_an_edit_that_was_not_saved_is_not_lost_by_sending_or_deleting(demo: DemoPage) -> None:
+    page = demo.page
+    demo.set(max_tokens=8)
+    demo.ask("Copy: red")
+    demo.ask("Copy: blue")
+    page.get_by_role("button", name="Edit you message 1").click()
+    page.fill("#talk textarea", "Copy: green")
+    page.get_by_role("button", name="Edit you message 3").click()
+    page.fill("#talk textarea", "Copy: pink")
+    demo.send("Copy: kite")
+    demo.answered()
+    users = [m["content"] for m in demo.bodies()[-1]["messages"] if m["role"] == "user"]
+    assert users == ["Copy: green", "Copy: pink", "Copy: kite"]
+    page.get_by_role("button", name="Edit you message 5").click()
+    page.fill("#talk textarea", "Copy: farm")
+    page.get_by_role("button", name="Delete you message 1").click()
+    assert page.locator("#talk .turn.user .prose").all_text_contents() == ["Copy: pink", "Copy: farm"]

@@ -60,8 +60,21 @@ def test_ls_shows_every_line_of_the_catalog(cli: Run) -> None:
     text, table = cli("ls").out, cli("ls", "--json").json
     for kind, plural in catalog.KINDS.items():
         for entry in catalog.entries(kind).values():
-            assert entry.name in text
-            assert table[plural][entry.name] == entry.meaning
+            if not entry.experimental:
+                assert entry.name in text
+                assert table[plural][entry.name] == entry.meaning
+
+
+def test_ls_shows_what_has_no_measured_win_only_if_asked(cli: Run) -> None:
+    plain, every = cli("ls", "caches", "--json").json, cli("ls", "caches", "--experimental", "--json").json
+    marked = [row["name"] for row in every if row["meaning"].endswith("(experimental)")]
+    assert {"vicinity", "delayed", "drift", "window", "light_entry"} <= set(marked)
+    assert [row["name"] for row in every if row["name"] not in marked] == [row["name"] for row in plain]
+    short, full = cli("ls", "--json").json["caches"], cli("ls", "--experimental", "--json").json["caches"]
+    assert set(full) - set(short) == set(marked)
+    assert "dual" in short and "vicinity (" not in cli("ls").out
+    refused = cli("ls", "ops", "--experimental")
+    assert refused.code == 2 and "--experimental" in refused.err
 
 
 def test_ls_of_one_kind_looks_inside(cli: Run) -> None:

@@ -62,7 +62,7 @@ def test_several_prompts_and_samples_are_a_list_in_order(cli: Run, llada: Path) 
 def test_json_says_what_was_done(cli: Run, llada: Path) -> None:
     row = cli("generate", "-m", llada, "hi", "-n", 8, "--json", "--seed", 5, "--threshold", 0.0).json
     assert row["seed"] == 5
-    assert row["nfe"] == 1
+    assert row["nfe"] == 1 and sum(row["forwards"].values()) == 1 and row["row_layers"] > row["head_rows"] > 0
     assert row["tokens_per_forward"] == row["completion_tokens"]
     assert [t["step"] for t in row["tokens"]] == [1] * len(row["tokens"])
     assert row["settings"]["policy"] == "threshold(threshold=0.0, order='any') (given)"

@@ -19,7 +19,8 @@ from unmask.core.types import Traits
 TABLE = Path(__file__).with_name("matrix_golden.json")
 
 TRAITS: dict[str, Traits] = {**t.TRAITS, "autoregressive": replace(t.TRAITS["causal"], mask_id=None)}
-SCHEDULES = ("whole", "blocks(4)", "blocks(5)", "growing(3)", "growing(1)", "blocks(2)", "v2_blocks(2, block=4)")
+SCHEDULES = ("whole", "blocks(4)", "blocks(5)", "growing(3)", "growing(1)", "blocks(2)",
+             "pipelined(3, window=3, add=0.3)", "v2_blocks(2, block=4)")  # fmt: skip
 POLICIES = (
     "threshold(0.6)",
     "factor(1.0)",
@@ -35,6 +36,10 @@ POLICIES = (
     "dream_block",
     "dream_carry(steps=5)",
     "left_to_right",
+    "entropy_bound(0.8)",
+    "slow_fast(0.5, reach=0.2, explore=3)",
+    "pipelined_threshold(0.6)",
+    "commit_ahead(0.6, extra=2)",
     "v2_threshold(0.6, block=4)",
     "ddpm(steps=5)",
     "ddim(steps=5, eta=0.5)",
@@ -52,12 +57,49 @@ CACHES = (
     "block",
     "sub_block",
     "sub_block(refresh=1)",
+    "trim(1)",
+    "trim(2)",
+    "trim",
+    "trim(None, verify=0.9)",
+    "vicinity(0, 2)",
+    "vicinity(1, 2, refresh=1)",
+    "delayed(refresh=3)",
+    "delayed(refresh=None)",
+    "delayed(refresh=None, open_block=True)",
+    "delayed(refresh=1)",
+    "drift(0.05)",
+    "drift(0.0)",
+    "window(2)",
+    "window(1, every=3, inside='dual')",
+    "window(1, inside='prefix', refresh=2)",
+    "window(None, inside='dual', refresh=1)",
+    "light_entry(1, 1, full_every=2)",
+    "light_entry(1, 1, refresh=1)",
+    "fixed_reuse(1)",
+    "fixed_reuse(2, 'last')",
+    "early_exit(1, threshold=0.3)",
+    "early_exit(1, every=1)",
+    "depth_split(1)",
+    "depth_split(2, refresh=None, inside='dual')",
+    "delta_reuse('first', refresh=2)",
+    "delta_reuse('middle', refresh=None)",
     "v2_cache(4, length=2)",
     "v2_cache(4, length=2, sub_blocks=True)",
     "boundary",
     "boundary(refresh=1)",
     "boundary(refresh=2)",
 )
+LATER = (
+    "entropy_bound(0.8)",
+    "slow_fast(0.5, reach=0.2, explore=3)",
+    "pipelined_threshold(0.6)",
+    "commit_ahead(0.6, extra=2)",
+)
+"""Policies that are tried with one cache of each kind."""
+ONE_OF_EACH = ("none", "prefix", "dual", "block", "sub_block", "trim", "boundary")
+ADAPTIVE = ("vicinity", "delayed", "drift", "window", "light_entry", "fixed_reuse", "early_exit", "depth_split",
+            "delta_reuse")  # fmt: skip
+"""Caches that are tried with a few policies, and with several open blocks."""
 SUB_BLOCKS = ("block-causal", "block-causal-off-grid", "context-causal")
 
 
@@ -91,13 +133,26 @@ def legal(cell: Cell) -> bool:
         return False
     if cell.schedule == "blocks(2)" and (cell.traits not in SUB_BLOCKS or cell.policy not in POLICIES[:3]):
         return False
+    if cell.schedule == "growing(1)" and cell.policy != "left_to_right":
+        return False
+    if cell.cache.startswith(ADAPTIVE):
+        some = ("threshold(0.6)", "low_confidence(steps=10)", "left_to_right")
+        if cell.schedule.startswith("pipelined"):
+            some = ("threshold(0.6)", "pipelined_threshold(0.6)")
+        return cell.policy in some and t.serves(catalog.parse("cache", cell.cache), TRAITS[cell.traits])
+    if cell.schedule == SCHEDULES[6] and (cell.policy not in (*POLICIES[:4], *LATER) or cell.cache not in ONE_OF_EACH):
+        return False
+    if cell.policy in LATER and (
+        cell.cache not in ONE_OF_EACH or cell.schedule not in ("whole", "blocks(4)", "growing(3)", SCHEDULES[6])
+    ):
+        return False
+    if cell.cache.startswith("trim") and cell.policy not in (*POLICIES[:3], *LATER, "left_to_right"):
+        return False
     if cell.traits == "autoregressive" and (cell.schedule, cell.policy) != ("growing(1)", "left_to_right"):
         return False
     if cell.policy in LATENT and cell.traits != "recurrent":
         return False
     if cell.traits == "recurrent" and cell.policy not in (*POLICIES[:3], "dream('origin', steps=6)", *LATENT):
-        return False
-    if cell.schedule == "growing(1)" and cell.policy != "left_to_right":
         return False
     if (
         cell.cache.endswith("(refresh=2)") and cell.policy not in POLICIES[:3]

@@ -41,7 +41,7 @@ def test_files_are_complete(name):
 
 def test_all_models_together_are_small():
     files = [p for p in embedded().parent.rglob("*") if p.is_file()]
-    assert {p.parent.name for p in files} == set(EMBEDDED)
+    assert {p.parent.name for p in files} == {*EMBEDDED, "web", "recordings"}
     assert sum(p.stat().st_size for p in files) < 25e6
 
 

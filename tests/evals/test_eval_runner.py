@@ -78,6 +78,8 @@ def test_records_have_what_happened_and_no_time(model: Any, tmp_path: Path) -> N
     assert 0 <= record["confidence"]["min"] <= record["confidence"]["mean"] <= 1
     assert 0 < record["nfe"] <= 16
     assert record["row_layers"] % 2 == 0  # two layers
+    assert sum(record["forwards"].values()) == record["nfe"] and record["head_rows"] >= 16
+    assert sum(results["cost"]["forwards"].values()) == pytest.approx(results["cost"]["nfe"])
     assert not any("second" in name or "time" in name for name in record)
     timing = json.loads((tmp_path / "run" / "timing.json").read_text())
     assert timing["decoding"]["answers"] == 20

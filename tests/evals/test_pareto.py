@@ -38,7 +38,7 @@ from unmask.evals.pareto import (
 from unmask.evals.pareto.files import profile, write_files
 from unmask.evals.pareto.page import page
 from unmask.evals.pareto.stats import bootstrap, graded_bound, is_choice, items_needed, loss_bound, mcnemar, paired
-from unmask.evals.pareto.table import markdown
+from unmask.evals.pareto.table import cells, head, markdown
 from unmask.evals.runner import Setup
 from unmask.evals.runner.plan import Plan
 from unmask.pipeline import Model
@@ -178,6 +178,18 @@ def test_nothing_faster_keeps_the_baseline() -> None:
     found = verdict([made("exact", [1] * 40, 2.0, True), made("slow", [1] * 40, 1.0), made("bad", [0] * 40, 9.0)], 0.05)
     assert (found.label, found.confirmed, found.needed) == ("exact", False, None)
     assert found.sentence.startswith("keep exact")
+
+
+def test_a_point_says_which_forwards_and_how_many_answers_are_the_baselines() -> None:
+    base = replace(made("exact", [1, 0, 1], 1.0, True), answers={"i0": "a", "i1": "b", "i2": "c"})
+    other = replace(
+        made("fast", [1, 0, 0], 2.0), answers={"i0": "a", "i1": "b", "i2": "d"}, forwards={"full": 1.0, "shallow": 3.0}
+    )
+    found = analyse([base, other], "nfe", "exact", 0.1, ABOUT)
+    assert [p.same for p in found.points] == [None, pytest.approx(2 / 3)]
+    row = dict(zip(head(found), cells(found.points[1], found), strict=True))
+    assert (row["same answers"], row["forwards"]) == ("66.7%", "4.0 (1.0 full, 3.0 shallow)")
+    assert dict(zip(head(found), cells(found.points[0], found), strict=True))["same answers"] == "-"
 
 
 def test_the_frontier_is_what_nothing_dominates() -> None:

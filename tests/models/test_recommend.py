@@ -35,6 +35,13 @@ def test_other_families():
     assert (ar.schedule, ar.policy, ar.cache, ar.gen_length) == ("growing(1)", "left_to_right", "block", 128)
 
 
+def test_a_length_alone_in_the_checkpoint_does_not_change_its_pace(tmp_path):
+    (tmp_path / "unmask.json").write_text(json.dumps({"recommended": {"gen_length": 64}}))
+    assert ask(DREAM, directory=tmp_path).policy == "entropy(steps=64)"
+    for tokens in (16, 64, 200):
+        assert ask(DREAM, directory=tmp_path, max_tokens=tokens) == ask(DREAM, max_tokens=tokens)
+
+
 @pytest.mark.parametrize("config", [LLADA, DREAM, QWEN2])
 @pytest.mark.parametrize("chat", [True, False])
 @pytest.mark.parametrize("tokens", [1, 20, 600])

@@ -8,14 +8,22 @@ entry: a few vectors per layer, whatever the length. They are stale inside the b
 from __future__ import annotations
 
 from collections.abc import Sequence as Seq
+from dataclasses import dataclass
 
 from torch import Tensor
 
 from unmask.cache.plans import forward
-from unmask.cache.prefix import Entered, entering
 from unmask.core.errors import RequestError
 from unmask.core.spec import component, option
-from unmask.core.types import Block, Candidates, Peers, Plan, Recurrent, Sequence, Traits
+from unmask.core.types import Block, Candidates, Peers, Plan, Recurrent, Sequence, Span, Traits
+
+
+@dataclass(frozen=True)
+class Between:
+    """The open positions whose two ends the store has states for, and the forwards since the full one."""
+
+    open: Span = (-1, -1)
+    age: int = 0
 
 
 @component("boundary")
@@ -28,22 +36,22 @@ class Boundary:
     def exact_for(self, traits: Traits) -> bool:
         return self.refresh == 1
 
-    def init(self, seq: Sequence) -> Entered:
+    def init(self, seq: Sequence) -> Between:
         attention = seq.traits.attention
         if not isinstance(attention, Recurrent) or not attention.boundaries:
             got = "layers with attention among them" if isinstance(attention, Recurrent) else "attention"
             remedy = "use none" if isinstance(attention, Recurrent) else "use none, prefix or dual"
             raise RequestError("cache boundary", expected="a model of recurrent layers", got=got, remedy=remedy)
-        return Entered()
+        return Between()
 
     def plan(
-        self, seq: Sequence, open: Seq[Block], need: Tensor, horizon: int, state: Entered, peers: Peers
-    ) -> tuple[Plan, Entered]:
+        self, seq: Sequence, open: Seq[Block], need: Tensor, horizon: int, state: Between, peers: Peers
+    ) -> tuple[Plan, Between]:
         start, stop = open[0].start, min(open[-1].stop, horizon)
-        if entering(state, start, self.refresh):
+        if state.open != (start, stop) or (self.refresh is not None and state.age >= self.refresh):
             keep = tuple((a, b) for a, b in ((0, start), (stop, horizon)) if a < b)
-            return forward(seq, ((0, horizon),), need, keep, horizon, "full"), Entered(start, 1)
-        return forward(seq, ((start, stop),), need, (), horizon, "partial"), Entered(start, state.age + 1)
+            return forward(seq, ((0, horizon),), need, keep, horizon, "full"), Between((start, stop), 1)
+        return forward(seq, ((start, stop),), need, (), horizon, "partial"), Between((start, stop), state.age + 1)
 
-    def observe(self, probes: Seq[Tensor], candidates: Candidates, state: Entered) -> tuple[Entered, None]:
+    def observe(self, probes: Seq[Tensor], candidates: Candidates, state: Between) -> tuple[Between, None]:
         return state, None

@@ -5,18 +5,31 @@ from __future__ import annotations
 from collections.abc import Sequence as Seq
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from unmask.core.errors import RequestError
-from unmask.core.types import Block, BlockCausal, Plan, Recurrent, Sequence, Span, Spans, Traits
+from unmask.core.types import Block, BlockCausal, Full, Plan, Recurrent, Run, Sequence, Span, Spans, Traits
 
+HOLE = -1
 Kind = Literal["full", "partial", "shallow", "commit", "prefill"]
 
 
 def forward(seq: Sequence, query: Spans, need: Tensor, keep: Spans, horizon: int, kind: Kind) -> Plan:
     """Compute `query`, each row seeing what the model's attention allows among the rows that exist."""
-    visible = seq.traits.attention.visible(query, horizon, finished(seq, horizon))
+    visible = merged(seq.traits.attention.visible(query, horizon, finished(seq, horizon)))
     return Plan(query, need, keep, visible, kind)
+
+
+def merged(runs: Seq[Run]) -> tuple[Run, ...]:
+    """The same runs, with neighbours that see the same spans as one: scattered rows of a block are one product."""
+    out: list[Run] = []
+    for count, spans in runs:
+        if out and out[-1][1] == spans:
+            out[-1] = (out[-1][0] + count, spans)
+        else:
+            out.append((count, spans))
+    return tuple(out)
 
 
 def whole_blocks(traits: Traits, start: int, stop: int, horizon: int) -> Span:
@@ -41,6 +54,46 @@ def finished(seq: Sequence, horizon: int) -> int:
     """Rows of attention blocks without a hole, from 0 on: their tokens are final, and so are they."""
     first_hole = int(seq.holes(0, seq.length)[0]) if seq.open_holes else seq.length
     return whole_blocks(seq.traits, min(first_hole, horizon), horizon, horizon)[0]
+
+
+def marked(horizon: int, spans: Spans, need: Tensor) -> Tensor:
+    """bool [horizon]: the rows of `spans`, as far as they exist, and the needed ones."""
+    rows = torch.zeros(horizon, dtype=torch.bool)
+    for a, b in spans:
+        rows[max(a, 0) : max(b, 0)] = True
+    rows[need] = True
+    return rows
+
+
+def spans_of(rows: Tensor) -> Spans:
+    """Sorted, disjoint spans of the marked rows; rows [T] bool."""
+    edges = torch.nn.functional.pad(rows.to(torch.int8), (1, 1)).diff().nonzero().flatten().tolist()
+    return tuple(zip(edges[::2], edges[1::2], strict=True))
+
+
+def tokens(seq: Sequence, horizon: int) -> Tensor:
+    """The tokens that rows [0, horizon) are computed with now, HOLE where none is decided."""
+    return torch.where(seq.decided, seq.canvas, HOLE)[:horizon]
+
+
+def changed(now: Tensor, then: Tensor) -> Tensor:
+    """Rows [T] whose token is another than `then`, or that did not exist then."""
+    found = torch.ones_like(now, dtype=torch.bool)
+    shared = min(len(now), len(then))
+    found[:shared] = now[:shared] != then[:shared]
+    return found
+
+
+def must_be_full(traits: Traits, name: str) -> None:
+    """Refuses models whose rows do not all see one another: other things are stale there."""
+    attention = traits.attention
+    if isinstance(attention, Full):
+        return
+    got, remedy = "a recurrent model", "use none or boundary"
+    if isinstance(attention, BlockCausal):
+        got = "an autoregressive model" if attention.size == 1 else "a block-causal model"
+        remedy = "use block" if attention.size == 1 else "use block or sub_block"
+    raise RequestError(f"cache {name}", expected="a model with full attention (LLaDA, Dream)", got=got, remedy=remedy)
 
 
 def must_be_causal(traits: Traits, name: str) -> None:

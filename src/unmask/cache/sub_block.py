@@ -32,6 +32,7 @@ class SubBlock:
     """Recompute the open sub-block only. refresh: the whole block every so many steps, too."""
 
     refresh: int | None = option(None, low=1, help="the whole block every so many steps; 1 is exact")
+    whole_first: bool = option(False, help="the whole block while a sub-block's first position is open (published)")
     scoring = "approximate"
 
     def exact_for(self, traits: Traits) -> bool:
@@ -47,6 +48,7 @@ class SubBlock:
         stop = reach(seq.traits, open, horizon)
         final = finished(seq, stop)
         due = self.refresh is not None and state.age >= self.refresh
+        due |= self.whole_first and not bool(seq.decided[open[0].start])
         if final > state.final or stop > state.stop or due:
             query = ((lowest(need, state.final), stop),)
             plan = forward(seq, query, need, query, stop, "full" if state.stop else "prefill")

@@ -9,6 +9,7 @@ from typing import Any
 from unmask.cli.output import columns, print_json
 from unmask.cli.parsing import Parser
 from unmask.core import catalog
+from unmask.core.errors import InputError
 from unmask.core.spec import range_words
 
 KINDS = {plural: kind for kind, plural in catalog.KINDS.items()}
@@ -16,6 +17,7 @@ EXAMPLES = """\
   unmask ls                one line for everything
   unmask ls models         those inside this package, then the families: recommended settings, known problems
   unmask ls policies       with the arguments of each: --policy "threshold(threshold=0.8)"
+  unmask ls caches --experimental   also those without a measured win yet, marked
   unmask ls ops            which kernel would run here, and why
   unmask ls protocols      published evaluations: unmask eval --protocol NAME
   unmask ls sandbox        what protects this machine when a model's code is run, tried out"""
@@ -27,13 +29,16 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument(
         "kind", nargs="?", choices=(*KINDS, *TRIED), metavar="KIND", help=f"one of: {', '.join((*KINDS, *TRIED))}"
     )
+    parser.add_argument("--experimental", action="store_true", help="also what has no measured win yet, marked")
     parser.add_argument("--json", action="store_true", help="one JSON value on stdout")
     args = parser.parse(argv)
+    if args.kind in TRIED and args.experimental:
+        raise InputError("--experimental", expected=f"one of: {', '.join(KINDS)}", got=args.kind, remedy="leave it out")
     if args.kind in TRIED:
         return TRIED[args.kind](args.json)
     if args.kind is None:
-        return _short(args.json)
-    rows = [_details(KINDS[args.kind], e) for e in catalog.entries(KINDS[args.kind]).values()]
+        return _short(args.json, args.experimental)
+    rows = [_details(KINDS[args.kind], e) for e in _shown(KINDS[args.kind], args.experimental)]
     if args.kind == "models":
         rows = [*_embedded(), *rows]
     if args.json:
@@ -44,8 +49,13 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def _short(as_json: bool) -> int:
-    table = {plural: {e.name: e.meaning for e in catalog.entries(kind).values()} for plural, kind in KINDS.items()}
+def _shown(kind: str, experimental: bool) -> list[catalog.Entry]:
+    """The lines of a kind; experimental ones only if asked for."""
+    return [e for e in catalog.entries(kind).values() if experimental or not e.experimental]
+
+
+def _short(as_json: bool, experimental: bool) -> int:
+    table = {plural: {e.name: _meaning(e) for e in _shown(kind, experimental)} for plural, kind in KINDS.items()}
     if as_json:
         print_json(table)
         return 0
@@ -55,6 +65,10 @@ def _short(as_json: bool) -> int:
     return 0
 
 
+def _meaning(entry: catalog.Entry) -> str:
+    return f"{entry.meaning} (experimental)" if entry.experimental else entry.meaning
+
+
 def _embedded() -> list[dict[str, Any]]:
     from unmask.models.embedded import EMBEDDED
 
@@ -62,7 +76,7 @@ def _embedded() -> list[dict[str, Any]]:
 
 
 def _details(kind: str, entry: catalog.Entry) -> dict[str, Any]:
-    row: dict[str, Any] = {"name": entry.name, "meaning": entry.meaning}
+    row: dict[str, Any] = {"name": entry.name, "meaning": _meaning(entry)}
     if kind == "model":
         return {**row, **_family(catalog.load(kind, entry.name))}
     if kind == "profile":

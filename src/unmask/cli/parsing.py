@@ -30,11 +30,16 @@ class Parser(argparse.ArgumentParser):
             allow_abbrev=False,
         )
         self.hidden: set[str] = set()
+        self._given: list[str] = []
         self.set_defaults(spelled={})
 
     def error(self, message: str) -> NoReturn:
         found = re.match(r"argument ([^:]+): (.*)", message, re.S)
-        raise InputError(f"{found[1]}: {found[2]}" if found else message, remedy=f"See `{self.prog} --help`.")
+        if found:
+            names = found[1].split("/")  # of an option with several: the long one that was typed
+            typed = (n for n in names if n.startswith("--") and any(w.split("=")[0] == n for w in self._given))
+            message = f"{next(typed, found[1])}: {found[2]}"
+        raise InputError(message, remedy=f"See `{self.prog} --help`.")
 
     def parse(self, argv: Sequence[str]) -> argparse.Namespace:
         """The parsed arguments, positional ones anywhere between the options.
@@ -42,6 +47,7 @@ class Parser(argparse.ArgumentParser):
         Raises:
             InputError: anything that does not fit; an unknown option gets the near names.
         """
+        self._given = list(argv)
         args, extra = self.parse_known_intermixed_args(list(argv))
         if extra:
             raise self._unknown(extra[0])

@@ -94,24 +94,29 @@ def check_overrides(overrides: Sequence[str]) -> None:
         raise InputError(f"override {wrong!r}", expected="key=value, such as optim.lr=0.001", got=wrong)
 
 
-def check_folder(run: Path, resume: bool, out: Path) -> None:
-    """A run never overwrites another one by accident. run: where its checkpoints are; out: the user's word for it."""
+def check_folder(run: Path, resume: bool, out: Path, flag: str = "--out", again: str = "--resume") -> None:
+    """A run never overwrites another one by accident.
+
+    Args:
+        run: where its checkpoints are. out: the user's word for it.
+        flag, again: the options that name the folder and go on with the run in it.
+    """
     if out.exists() and not out.is_dir():
-        raise InputError(f"--out {out}", expected="a folder", got="a file")
+        raise InputError(f"{flag} {out}", expected="a folder", got="a file", remedy="Name another one.")
     begun = run.is_dir() and any((run / "checkpoints").glob("step-*"))
     if begun and not resume:
         raise InputError(
-            f"--out {out}",
+            f"{flag} {out}",
             expected="a new folder",
             got="a run that has begun",
-            remedy="Add --resume to go on with it, or name another folder.",
+            remedy=f"Add {again} to go on with it, or name another folder.",
         )
     if resume and not begun:
         raise InputError(
-            f"--resume in {out}",
-            expected="a run with a checkpoint",
+            again,
+            expected=f"a run with a checkpoint in {out}",
             got="none",
-            remedy="Leave --resume out to start it.",
+            remedy=f"Leave {again} out to start it.",
         )
 
 
@@ -148,6 +153,8 @@ def watch(
         if isinstance(event, Started):
             first = event.step
             words = f"from step {event.step}" if event.step else "from the start"
+            if event.step >= event.steps:
+                words = "all of them done before; ask for more to go on"
             notices.say(
                 f"{event.name}: {event.parameters / 1e6:.2f} M parameters on {event.device}, "
                 f"{event.steps} steps, {words}"

@@ -19,11 +19,16 @@ from unmask.core.spec import build, split
 
 @dataclass(frozen=True)
 class Entry:
-    """One catalog line; `target` is "module:attribute"."""
+    """One catalog line; `target` is "module:attribute".
+
+    Args:
+        experimental: no measured win yet. Parsed like any other, but shown by `unmask ls --experimental` only.
+    """
 
     name: str
     target: str
     meaning: str
+    experimental: bool = False
 
 
 KINDS = {
@@ -84,6 +89,30 @@ _LINES: dict[str, tuple[Entry, ...]] = {
         Entry("ddim", "unmask.decode.gaussian:Ddim", "continuous diffusion: DDIM, deterministic at eta 0"),
         Entry("dpmpp", "unmask.decode.gaussian:DpmSolverPlusPlus", "continuous diffusion: DPM-Solver++(2M), few steps"),
         Entry(
+            "entropy_bound",
+            "unmask.decode.entropy_bound:EntropyBound",
+            "lowest entropies whose sum without the largest stays within a budget (EB-Sampler)",
+            experimental=True,
+        ),
+        Entry(
+            "slow_fast",
+            "unmask.decode.slow_fast:SlowFast",
+            "explore one token at a time until a stretch stands still, then fill it (SlowFast)",
+            experimental=True,
+        ),
+        Entry(
+            "commit_ahead",
+            "unmask.decode.commit_ahead:CommitAhead",
+            "threshold, and some of the next-best positions blindly: the control of layer reuse",
+            experimental=True,
+        ),
+        Entry(
+            "pipelined_threshold",
+            "unmask.decode.pipelined:PipelinedThreshold",
+            "threshold for several open blocks: the best one of each fully active block (D2F)",
+            experimental=True,
+        ),
+        Entry(
             "v2_threshold",
             "unmask.decode.fast_dllm_v2:V2Threshold",
             "Fast-dLLM v2 as published: above a confidence; a block's first token without a test",
@@ -98,6 +127,12 @@ _LINES: dict[str, tuple[Entry, ...]] = {
         Entry("whole", "unmask.decode.schedules:Whole", "the whole answer as one block (fixed length)"),
         Entry(
             "growing", "unmask.decode.schedules:Growing", "the canvas grows block by block until EOS (semi-AR origin)"
+        ),
+        Entry(
+            "pipelined",
+            "unmask.decode.pipelined:Pipelined",
+            "the next block opens while the one before it still has holes (D2F, d3LLM)",
+            experimental=True,
         ),
         Entry(
             "v2_blocks",
@@ -127,7 +162,67 @@ _LINES: dict[str, tuple[Entry, ...]] = {
             "recurrent models: the open block between the states at its two ends; constant memory",
         ),
         Entry(
+            "trim",
+            "unmask.cache.trim:Trim",
+            "block-causal models: in the open block only changed rows, open positions and who speaks for them",
+            experimental=True,
+        ),
+        Entry(
             "v2_cache", "unmask.cache.fast_dllm_v2:V2Cache", "Fast-dLLM v2 as published: its forwards, quirks included"
+        ),
+        Entry(
+            "vicinity",
+            "unmask.cache.vicinity:Vicinity",
+            "dual, and some rows on both sides of the open block are recomputed with it (dInfer)",
+            experimental=True,
+        ),
+        Entry(
+            "delayed",
+            "unmask.cache.delayed:Delayed",
+            "rows of decided tokens are kept one step after they were decided (dKV-Cache)",
+            experimental=True,
+        ),
+        Entry(
+            "drift",
+            "unmask.cache.drift:Drift",
+            "dual, and a full forward as soon as keys and values have moved too far",
+            experimental=True,
+        ),
+        Entry(
+            "window",
+            "unmask.cache.window:Window",
+            "masks far behind the open block are left out or thinned",
+            experimental=True,
+        ),
+        Entry(
+            "light_entry",
+            "unmask.cache.light_entry:LightEntry",
+            "dual, and most blocks begin with a forward over what changed instead of everything",
+            experimental=True,
+        ),
+        Entry(
+            "fixed_reuse",
+            "unmask.cache.fixed_reuse:FixedReuse",
+            "sub_block, with layers replaced by their last output in most forwards (as published, for study)",
+            experimental=True,
+        ),
+        Entry(
+            "early_exit",
+            "unmask.cache.early_exit:EarlyExit",
+            "every other step ends at a low layer where that is sure and agrees with the last full one",
+            experimental=True,
+        ),
+        Entry(
+            "depth_split",
+            "unmask.cache.depth_split:DepthSplit",
+            "lower layers run for changed rows only, upper ones for the whole block",
+            experimental=True,
+        ),
+        Entry(
+            "delta_reuse",
+            "unmask.cache.delta_reuse:DeltaReuse",
+            "some layers run for changed rows only and add to the others what they added before",
+            experimental=True,
         ),
     ),
     "model": (

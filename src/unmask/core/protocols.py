@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 
 class Store(Protocol):
-    """Per layer, one key and one value row per absolute position and slot (keys after RoPE), written in place."""
+    """Per layer, one key and one value row per absolute position and slot (keys after RoPE), written in place. Plans
+    may ask for other rows as well, which then have a place until the slot is free."""
 
     rows: int
 
@@ -36,6 +37,12 @@ class Store(Protocol):
 
     def kv(self, layer: int, slot: int) -> tuple[Tensor, Tensor]:
         """Keys and values [KV, rows, D] of a slot."""
+
+    def hold(self, kind: Literal["hidden", "delta"], layer: int, slot: int, positions: Tensor, x: Tensor) -> None:
+        """x [n, C]: hidden rows at a boundary, or what a layer added to them."""
+
+    def held(self, kind: Literal["hidden", "delta"], layer: int, slot: int, positions: Tensor) -> Tensor:
+        """Such rows [n, C], as they were last stored."""
 
     def free(self, slot: int, start: int = 0) -> None:
         """The slot's rows from `start` on mean nothing from now on."""
@@ -138,6 +145,14 @@ class CachePolicy(Protocol):
     ) -> tuple[Plan, Any]: ...
 
     def observe(self, probes: Seq[Tensor], candidates: Candidates, state: Any) -> tuple[Any, Plan | None]: ...
+
+
+@runtime_checkable
+class Selective(Protocol):
+    """A cache that does not stand behind every candidate of a forward (one that ended at a low layer)."""
+
+    def trusted(self, state: Any) -> Tensor | None:
+        """bool [W]: the wanted positions that the policy may decide on in this step; None: all of them."""
 
 
 class Guidance(Protocol):

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 Span = tuple[int, int]
 Spans = tuple[Span, ...]
 Run = tuple[int, Spans]
-"""(count, spans): so many consecutive query rows see the same one or two spans."""
+"""(count, spans): so many consecutive query rows see the same spans: one or two, more where masks are left out."""
 
 FILL, EDIT, REMASK = 1, 2, 3
 
@@ -111,6 +111,7 @@ class Traits:
         max_len: longest canvas the checkpoint was made for.
         grid_origin: where blocks are counted from, "prompt" (its end) or "zero".
         latent: for models that also denoise vectors (continuous diffusion).
+        fills_masks: False for models that were trained to denoise vectors only and have never seen a mask.
     """
 
     mask_id: int | None
@@ -121,6 +122,7 @@ class Traits:
     max_len: int = 4096
     grid_origin: Literal["prompt", "zero"] = "prompt"
     latent: LatentSpace | None = None
+    fills_masks: bool = True
 
 
 # ---- what a user asks for --------------------------------------------------------------------------------------------
@@ -237,6 +239,7 @@ class Sequence:
 
     kept: rows [0, kept) of its store slot are final. Before the first forward they are what its session left; a cache
     may begin there, or not look at it.
+    layers: of the model; 0 where no model is at hand (a front door that asks what would be refused).
     """
 
     request: Request
@@ -251,6 +254,7 @@ class Sequence:
     step: int = 0
     open_holes: int = 0
     kept: int = 0
+    layers: int = 0
 
     @property
     def length(self) -> int:
@@ -259,6 +263,21 @@ class Sequence:
     def holes(self, start: int, stop: int) -> Tensor:
         """Undecided positions in [start, stop), ascending."""
         return (~self.decided[start:stop]).nonzero().flatten() + start
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Layers [a, b) of a forward, run for the rows of `query` only; a == b reads rows and runs nothing.
+
+    Args:
+        rest: "stored", rows of `query` that the stage before did not bring to layer a are read from the store, as a
+            plan with `hold` left them there. "delta", rows that it did bring and that are not in `query` go on as well:
+            every layer adds to them what it added when it was last computed for them (`hold_deltas`).
+    """
+
+    layers: Span
+    query: Spans
+    rest: Literal["stored", "delta"] = "stored"
 
 
 @dataclass(frozen=True)
@@ -273,6 +292,10 @@ class Plan:
         kind: what to call it in the work record.
         final: from this forward on, rows [0, final) are stored as if computed anew, in whole attention blocks whose
             tokens will never change. 0 promises nothing.
+        stages: which layers run for which rows of `query`, from below; empty runs all for all. Keys and values of a
+            layer stay as they are for rows it does not run for. `need` speaks from where the last stage ends.
+        hold: boundaries (0: embeddings, i: after layer i - 1) at which the rows that get there are stored.
+        hold_deltas: layers for which is stored what they add to the rows they run for.
     """
 
     query: Spans
@@ -282,6 +305,18 @@ class Plan:
     kind: Literal["full", "partial", "shallow", "commit", "prefill"] = "full"
     probes: tuple[Probe, ...] = ()
     final: int = 0
+    stages: tuple[Stage, ...] = ()
+    hold: tuple[int, ...] = ()
+    hold_deltas: tuple[int, ...] = ()
+
+    @property
+    def by_layers(self) -> bool:
+        """Not simply every layer for every row, with nothing but keys and values left behind."""
+        return bool(self.stages or self.hold or self.hold_deltas)
+
+    def staged(self, layers: int) -> tuple[Stage, ...]:
+        """Its stages on a model of so many layers."""
+        return self.stages or (Stage((0, layers), self.query),)
 
 
 @dataclass(frozen=True)
@@ -361,6 +396,10 @@ class Candidates:
     mean: Tensor | None = None
     nearest: Tensor | None = None
 
+    def at(self, chosen: Tensor) -> Candidates:
+        optional = (self.margin, self.entropy, self.mean, self.nearest)
+        return Candidates(self.token[chosen], self.prob[chosen], *(None if t is None else t[chosen] for t in optional))
+
     def slice(self, a: int, b: int) -> Candidates:
         optional = (self.margin, self.entropy, self.mean, self.nearest)
         return Candidates(self.token[a:b], self.prob[a:b], *(None if t is None else t[a:b] for t in optional))
@@ -374,7 +413,7 @@ class Commit:
         slots: indices into the wanted positions that are written.
         tokens: ids to write there; confidence: the number behind each.
         kind: FILL a hole, EDIT a decided token, or REMASK it.
-        busy: keep the block open even if it has no hole left; close: close it even if it has.
+        busy: keep the block open even if it has no hole left; close: close it (of several, the first) even if it has.
         end: the answer is complete whatever holes are left; the sequence leaves at once, or, in a cohort, when all its
             rows say so or with its next commit.
     """
@@ -403,13 +442,26 @@ class Peers:
 
 @dataclass
 class Stats:
-    """Counters of an engine since it was made. reused: rows that an earlier request of a session had left."""
+    """Counters of an engine since it was made.
+
+    Args:
+        reused: rows that an earlier request of a session had left.
+        row_layers: rows times the layers that ran for them. key_layers: keys that these rows saw, added up over them;
+            read_layers: the same, a key that several rows of a forward saw counted once per sequence and layer.
+        layer_calls: layers that ran in a model call, for whatever rows, added up over the calls. head_calls: model
+            calls that were asked for tokens.
+        by_kind: forwards, counted per sequence.
+    """
 
     model_calls: int = 0
     rows: int = 0
     reused: int = 0
     row_layers: int = 0
+    key_layers: int = 0
+    read_layers: int = 0
+    layer_calls: int = 0
     head_rows: int = 0
+    head_calls: int = 0
     seconds: float = 0.0
     by_kind: dict[str, int] = field(default_factory=dict)
 

@@ -67,7 +67,7 @@ class Dream:
         return Pass()
 
     def wants(self, seq: Sequence, open: Seq[Block], state: Pass) -> Tensor:
-        return holes_of(seq, open)
+        return holes_of(seq, open[:1])
 
     def decide(
         self, seq: Sequence, want: Tensor, candidates: Candidates, state: Pass, noise: Noise

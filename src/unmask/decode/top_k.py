@@ -1,7 +1,7 @@
 """Top-k policies: a fixed number of passes per block, and in each pass the best positions by one measure.
 
 LLaDA's low_confidence and random remasking (arXiv 2502.09992, Algorithms 4 and 5), and the same rule by entropy or
-margin.
+margin. Of several open blocks the first is theirs: steps are shared by blocks.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class LowConfidence:
         return Pass()
 
     def wants(self, seq: Sequence, open: Seq[Block], state: Pass) -> Tensor:
-        return holes_of(seq, open)
+        return holes_of(seq, open[:1])
 
     def decide(
         self, seq: Sequence, want: Tensor, candidates: Candidates, state: Pass, noise: Noise
@@ -73,7 +73,7 @@ class Random:
         return Pass()
 
     def wants(self, seq: Sequence, open: Seq[Block], state: Pass) -> Tensor:
-        return holes_of(seq, open)
+        return holes_of(seq, open[:1])
 
     def decide(
         self, seq: Sequence, want: Tensor, candidates: Candidates, state: Pass, noise: Noise
@@ -93,7 +93,7 @@ class Entropy:
         return Pass()
 
     def wants(self, seq: Sequence, open: Seq[Block], state: Pass) -> Tensor:
-        return holes_of(seq, open)
+        return holes_of(seq, open[:1])
 
     def decide(
         self, seq: Sequence, want: Tensor, candidates: Candidates, state: Pass, noise: Noise
@@ -113,7 +113,7 @@ class Margin:
         return Pass()
 
     def wants(self, seq: Sequence, open: Seq[Block], state: Pass) -> Tensor:
-        return holes_of(seq, open)
+        return holes_of(seq, open[:1])
 
     def decide(
         self, seq: Sequence, want: Tensor, candidates: Candidates, state: Pass, noise: Noise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence as Seq
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -78,3 +79,34 @@ def lane_slices(batch: Batch) -> list[tuple[int, int]]:
         out.append((at, at + n))
         at += n
     return out
+
+
+class Ran(NamedTuple):
+    """What one forward does for one lane: rows x layers, keys seen by these rows, and keys read at all."""
+
+    rows: int
+    keys: int
+    read: int
+
+
+def executed(plan: Plan, layers: int) -> Ran:
+    """The work of a plan on a model of so many layers."""
+    if not plan.stages:
+        seen = [(count, rows_in(spans)) for count, spans in plan.visible]
+        keys, read = sum(count * n for count, n in seen), max((n for _, n in seen), default=0)
+        return Ran(rows_in(plan.query) * layers, keys * layers, read * layers)
+    per_row = torch.tensor([rows_in(spans) for count, spans in plan.visible for _ in range(count)])
+    rows = keys = read = 0
+    for stage in plan.stages:
+        deep = stage.layers[1] - stage.layers[0]
+        if deep and stage.query:
+            own = per_row[rows_of(plan.query, positions_of(stage.query))]
+            rows, keys, read = rows + own.numel() * deep, keys + int(own.sum()) * deep, read + int(own.max()) * deep
+    return Ran(rows, keys, read)
+
+
+def layers_run(plans: Seq[Plan], layers: int) -> int:
+    """Layers of which one forward for these plans reads the weights."""
+    if not all(plan.stages for plan in plans):
+        return layers
+    return len({i for plan in plans for s in plan.stages if s.query for i in range(*s.layers)})

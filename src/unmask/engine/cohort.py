@@ -23,6 +23,8 @@ class Running:
     floor: int
     """Answer positions before it hold given text (constraints): an EOS there ends nothing."""
     opened: int = -1
+    reach: int = -1
+    """Where its first open block begins, and where its last one ends, as last told."""
     settled: int = 0
     ended: bool = False
     """Its policy said that the answer is complete; it waits for its cohort to say so too."""

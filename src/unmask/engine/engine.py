@@ -16,7 +16,7 @@ from torch import Tensor
 
 from unmask.core.errors import RequestError, RunError, UnmaskError
 from unmask.core.events import Accepted, BlockDone, Event, Failed, Finished, Opened, Probed, Stepped, Work
-from unmask.core.protocols import Denoiser, LatentPolicy, Noise
+from unmask.core.protocols import Denoiser, LatentPolicy, Noise, Selective
 from unmask.core.types import (
     FILL,
     REMASK,
@@ -31,10 +31,11 @@ from unmask.core.types import (
     Request,
     Sequence,
     Stats,
+    Strategy,
     Traits,
     rows_in,
 )
-from unmask.engine.batch import collate, lane_slices, positions_of
+from unmask.engine.batch import collate, executed, lane_slices, layers_run, positions_of
 from unmask.engine.clock import now
 from unmask.engine.cohort import Running, all_ended, fronts, place
 from unmask.engine.noise import PositionNoise, StreamNoise
@@ -143,7 +144,7 @@ class Engine:
                 events.append(Failed(request.id, str(e)))
                 continue
             self._running.append(run)
-            events.append(_accepted(run.seq))
+            events.append(accepted(run.seq))
             if not run.seq.open_holes:
                 events.append(self._finish(run, None))
         return events
@@ -151,7 +152,7 @@ class Engine:
     def _start(self, request: Request) -> Running:
         traits, strategy = self.denoiser.traits, request.strategy
         kept = self._slots.common(request, traits) if _lanes(request) == 1 else 0
-        seq = sequence_of(request, traits, kept)
+        seq = sequence_of(request, traits, kept, self.denoiser.layers)
         self._reserve(seq.length)
         slots = self._slots.claim(request.session, _lanes(request), kept)
         for slot in slots:
@@ -191,17 +192,23 @@ class Engine:
                 open, want = (front.open,), torch.zeros(0, dtype=torch.long)
             else:
                 want = strategy.policy.wants(seq, open, seq.policy_state)
-                if entering:
-                    run.opened = open[0].start
+                if entering or open[-1].stop != run.reach:
+                    run.opened, run.reach = open[0].start, open[-1].stop
                     events.append(Opened(seq.request.id, seq.blocks.index(open[0]), open[0].start, open[-1].stop))
             need, horizon = self.denoiser.support(want), strategy.schedule.horizon(seq)
             plan, seq.cache_state = strategy.cache.plan(seq, open, need, horizon, seq.cache_state, peers)
-            if seq.request.probes:
-                plan = replace(plan, probes=plan.probes + seq.request.probes)
+            plan = self._probing(plan, seq.request)
             if seq.kept and not seq.nfe:
                 self.stats.reused += min(seq.kept, plan.query[0][0])
             jobs.append(_Job(run, open, want, plan, riding, latent=_latent(run, open)))
         return jobs
+
+    def _probing(self, plan: Plan, request: Request) -> Plan:
+        """The plan with its cache's probes located, and the request's own behind them."""
+        if not plan.probes and not request.probes:
+            return plan
+        own = tuple(_located(p, self.denoiser.layers) for p in plan.probes)
+        return replace(plan, probes=own + request.probes)
 
     def _pass(self, jobs: list[_Job], events: list[Event]) -> list[_Job]:
         """One forward for the jobs; returns those whose cache asked for a second plan within the step."""
@@ -217,7 +224,7 @@ class Engine:
             events += self._probed(job, forwarded, spans)
             if more is not None:
                 events.append(Stepped(job.run.seq.request.id, job.run.seq.nfe, work, ()))
-                again.append(replace(job, plan=more))
+                again.append(replace(job, plan=self._probing(more, job.run.seq.request)))
             else:
                 events += self._decide(job, work)
         return again
@@ -229,6 +236,8 @@ class Engine:
             job.lane = lane
             lane += len(job.run.slots)
         self.stats.model_calls += 1
+        self.stats.layer_calls += layers_run([j.plan for j in jobs], self.denoiser.layers)
+        self.stats.head_calls += any(j.want.numel() for j in jobs)
         for job in jobs:
             job.run.seq.nfe += 1
         forwarded = self.denoiser(batch, self._store)
@@ -258,7 +267,7 @@ class Engine:
                 self.denoiser.head,
                 sampling,
                 mask_id=self.denoiser.traits.mask_id,
-                combine=None if guidance is None else guidance.combine,
+                combine=None if guidance is None or lanes == 1 else guidance.combine,
                 wanted=wanted,
                 uniforms=uniforms,
                 table=self.denoiser.table if "mean" in wanted else None,
@@ -282,12 +291,13 @@ class Engine:
         assert job.candidates is not None
         if job.riding:
             return [Stepped(seq.request.id, seq.nfe, work, ())]
+        want, candidates = _trusted(job, job.candidates)
         try:
-            commit, seq.policy_state = run.strategy.policy.decide(
-                seq, job.want, job.candidates, seq.policy_state, run.noise
-            )
-            run.edited |= bool(seq.decided[job.want[commit.slots]].any())
-            writes = self._apply(seq, job.want, commit)
+            commit, seq.policy_state = run.strategy.policy.decide(seq, want, candidates, seq.policy_state, run.noise)
+            if len(want) < len(job.want):  # what was withheld from the policy is still open
+                commit = replace(commit, close=False)
+            run.edited |= bool(seq.decided[want[commit.slots]].any())
+            writes = self._apply(seq, want, commit)
         except UnmaskError as e:
             self._drop(run)
             return [Failed(seq.request.id, str(e))]
@@ -323,7 +333,7 @@ class Engine:
         for block in open:
             i = blocks.index(block)
             filled = bool(seq.decided[block.start : block.stop].all())
-            done = commit.close or (filled and not commit.busy)
+            done = (commit.close and block is open[0]) or (filled and not commit.busy)
             blocks[i] = replace(block, steps=block.steps + 1, done=done)
             if done:
                 events.append(BlockDone(seq.request.id, block.start, block.stop, block.steps + 1))
@@ -385,11 +395,14 @@ class Engine:
     def _work(self, job: _Job, seconds: float, sharing: int) -> Work:
         rows = rows_in(job.plan.query) * len(job.run.slots)
         head_rows = int(job.want.numel()) * len(job.run.slots)
+        ran = executed(job.plan, self.denoiser.layers)
         self.stats.rows += rows
-        self.stats.row_layers += rows * self.denoiser.layers
+        self.stats.row_layers += ran.rows * len(job.run.slots)
+        self.stats.key_layers += ran.keys * len(job.run.slots)
+        self.stats.read_layers += ran.read * len(job.run.slots)
         self.stats.head_rows += head_rows
         self.stats.by_kind[job.plan.kind] = self.stats.by_kind.get(job.plan.kind, 0) + 1
-        return Work(job.plan.kind, rows * self.denoiser.layers, head_rows, seconds, sharing)
+        return Work(job.plan.kind, ran.rows * len(job.run.slots), head_rows, seconds, sharing)
 
     def _probed(self, job: _Job, forwarded: Forwarded, spans: list[tuple[int, int]]) -> list[Event]:
         """What the request's own probes saw in this forward (its conditional lane)."""
@@ -405,31 +418,45 @@ class Engine:
                 values, at = logits_of(hidden, self.denoiser.head).float().cpu(), job.want.tolist()
             else:
                 values, at = next(inner), rows
-            if probe.kind == "kv_cosine":  # rows that were never stored have nothing to be compared with
+            if probe.kind == "kv_cosine" or (probe.kind == "hidden" and job.plan.stages):
+                # rows that were never stored have nothing to be compared with; others are not at this layer
                 known = ~values.isnan().any(-1)
                 values, at = values[known], positions_of(job.plan.query)[known].tolist()
             events.append(Probed(request.id, job.run.seq.nfe, probe.kind, probe.layer, tuple(at), values.tolist()))
         return events
 
 
-def sequence_of(request: Request, traits: Traits, kept: int = 0) -> Sequence:
+def sequence_of(request: Request, traits: Traits, kept: int = 0, layers: int = 0) -> Sequence:
     """The record a request starts with on a model of these traits; front doors make one to learn of misfits early.
 
     Args:
         kept: rows of its slot that its session left.
+        layers: of the model; 0 leaves what depends on it for later.
 
     Raises:
         RequestError: a schedule, policy or cache that refuses this model (an exact cache under full attention).
     """
     strategy = request.strategy
+    _check_masks(strategy, traits)
     hole = traits.mask_id if traits.mask_id is not None else 0
     canvas = torch.where(request.fixed, request.canvas, hole)
-    seq = Sequence(request, traits, canvas, request.fixed, request.fixed.clone(), kept=kept)
+    seq = Sequence(request, traits, canvas, request.fixed, request.fixed.clone(), kept=kept, layers=layers)
     seq.open_holes = int((~seq.decided).sum())
     seq.blocks = _without_full(seq, strategy.schedule.layout(seq))
     seq.policy_state = strategy.policy.init(seq)
     seq.cache_state = strategy.cache.init(seq)
     return seq
+
+
+def _check_masks(strategy: Strategy, traits: Traits) -> None:
+    """A policy that fills masks is nothing for a model that has never seen one."""
+    if not traits.fills_masks and not isinstance(strategy.policy, LatentPolicy):
+        raise RequestError(
+            f"policy {getattr(strategy.policy, 'spec_name', strategy.policy)}",
+            expected="a model trained to fill masks (birwkv: mode token or mixed)",
+            got="one that only denoises vectors (mode diffusion)",
+            remedy="use ddpm, ddim or dpmpp (--sampler)",
+        )
 
 
 class _Uniforms:
@@ -494,6 +521,13 @@ def _latent(run: Running, open: tuple[Block, ...]) -> Latent | None:
     return found
 
 
+def _trusted(job: _Job, candidates: Candidates) -> tuple[Tensor, Candidates]:
+    """The wanted positions that its cache stands behind, with their candidates."""
+    cache = job.run.strategy.cache
+    chosen = cache.trusted(job.run.seq.cache_state) if isinstance(cache, Selective) else None
+    return (job.want, candidates) if chosen is None else (job.want[chosen], candidates.at(chosen))
+
+
 def _lanes(request: Request) -> int:
     guidance = request.strategy.guidance
     return 1 if guidance is None else guidance.lanes
@@ -504,7 +538,8 @@ def _without_full(seq: Sequence, blocks: tuple[Block, ...]) -> tuple[Block, ...]
     return tuple(replace(b, done=not seq.holes(b.start, b.stop).numel()) for b in blocks)
 
 
-def _accepted(seq: Sequence) -> Accepted:
+def accepted(seq: Sequence) -> Accepted:
+    """The event of a sequence that was admitted."""
     ids = torch.where(seq.decided, seq.canvas, -1).tolist()
     blocks = tuple((b.start, b.stop) for b in seq.blocks)
     return Accepted(seq.request.id, tuple(ids), tuple(seq.fixed.tolist()), seq.request.prompt_len, blocks)

@@ -92,7 +92,7 @@ def default(said: Said, traits: Traits, family: str, gen_length: int) -> Strateg
     """float32 confidences, the mask id excluded, no empty pass, stop as soon as the answer is settled."""
     if traits.mask_id is None:
         return _autoregressive(said, traits)
-    name, given = _policy_name(said)
+    name, given = _policy_name(said, traits)
     policy = _fill("policy", name, given, said, {} if name in LATENT else {"steps": gen_length})
     schedule = _schedule(said, traits, "whole" if name in LATENT and traits.latent is not None else "blocks")
     cache = catalog.parse("cache", _cache(said, traits, "none"))
@@ -107,7 +107,7 @@ def _autoregressive(said: Said, traits: Traits) -> Strategy:
     return Strategy(growing, policy, cache, None, _checked(sampling))
 
 
-def _policy_name(said: Said) -> tuple[str, str | None]:
+def _policy_name(said: Said, traits: Traits) -> tuple[str, str | None]:
     """The policy the options ask for, and its full spec when one was given."""
     if said.has("policy"):
         given = str(said.take("policy"))
@@ -123,10 +123,11 @@ def _policy_name(said: Said) -> tuple[str, str | None]:
             if said.values["alg"] == "confidence_threshold" and said.take("alg")
             else ("dream", None)
         )
-    for option, name in (("factor", "factor"), ("threshold", "threshold"), ("steps", "low_confidence")):
+    by_steps, otherwise = ("low_confidence", "threshold") if traits.fills_masks else ("ddpm", "ddpm")
+    for option, name in (("factor", "factor"), ("threshold", "threshold"), ("steps", by_steps)):
         if said.has(option):
             return name, None
-    return "threshold", None
+    return otherwise, None
 
 
 def _fill(kind: str, name: str, given: str | None, said: Said, defaults: dict[str, Any]) -> Any:
@@ -206,7 +207,7 @@ def _check_inside(name: str, schedule: Any, own: int) -> None:
     if name == "whole":
         expected = f"blocks of at most {own}, the model's block size"
         raise ConfigError("schedule", expected=expected, got="whole", remedy=remedy)
-    if name not in ("blocks", "growing"):
+    if name not in ("blocks", "growing", "pipelined"):
         return
     if schedule.length > own:
         expected = f"a length of at most {own}, the model's block size"

@@ -180,7 +180,7 @@ def _requests(args: argparse.Namespace, model: Model, line: Line) -> tuple[Reque
             raise InputError("prompt and --gen-length", expected=expected, got=str(start + answer))
         strategy = line.strategy(answer, closed=args.prompt is None)
         made.append(make_request(str(i), strategy, model.traits, model.vocab_size, given, answer))
-        sequence_of(made[-1], traits)
+        sequence_of(made[-1], traits, layers=line.denoiser.layers)
     return tuple(made)
 
 

@@ -19,8 +19,9 @@ import torch
 from unmask.core.errors import RunError
 from unmask.core.events import Accepted, Event, Failed, Finished, Opened, Stepped
 from unmask.core.protocols import Denoiser
-from unmask.core.types import Request, Strategy, Traits
+from unmask.core.types import Request, Stats, Strategy, Traits
 from unmask.engine.engine import Engine
+from unmask.lab.cost import NOTHING, Executed, executed_of
 from unmask.lab.floor import Clock, Floor, Rows
 from unmask.lab.memory import peak_bytes
 
@@ -56,11 +57,13 @@ class Ran:
     cpu_seconds: float = 0.0
     forwards: list[Rows] = field(default_factory=list)
     kinds: Counter[tuple[str, int]] = field(default_factory=Counter)
-    """How many forwards of a kind computed so many rows, counted per sequence."""
+    """How many forwards of a kind computed so many rows, counted per sequence; rows that not every layer ran for count
+    by the share that did."""
     tokens: int = 0
     nfe: int = 0
     model_calls: int = 0
     head_rows: int = 0
+    work: Executed = NOTHING
 
 
 @dataclass(frozen=True)
@@ -144,21 +147,24 @@ def _decode_group(denoiser: Denoiser, requests: Sequence[Request], ran: Ran) -> 
         engine.submit(request)
     watch = _Watch(denoiser, requests)
     while not engine.idle:
-        before = (engine.stats.rows, engine.stats.head_rows, engine.stats.model_calls)
+        before = _counters(engine.stats)
         watch.open_rows = 0
         for event in engine.step():
             watch(event)
-        rows, scored, calls = (
-            after - start
-            for after, start in zip((engine.stats.rows, engine.stats.head_rows, engine.stats.model_calls), before)
-        )
+        rows, run, scored, calls = (now - then for now, then in zip(_counters(engine.stats), before))
         if calls:
-            ran.forwards += [Rows(rows // calls, watch.open_rows // calls, scored // calls)] * calls
+            share = run / (rows * denoiser.layers) if rows else 1.0
+            ran.forwards += [Rows(rows // calls, watch.open_rows // calls, scored // calls, share)] * calls
     ran.kinds += watch.kinds
     ran.nfe += watch.nfe
     ran.tokens += watch.visible.count
     ran.model_calls += engine.stats.model_calls
     ran.head_rows += engine.stats.head_rows
+    ran.work += executed_of(engine.stats)
+
+
+def _counters(stats: Stats) -> tuple[int, int, int, int]:
+    return stats.rows, stats.row_layers, stats.head_rows, stats.model_calls
 
 
 def _lanes(strategy: Strategy) -> int:

@@ -20,11 +20,14 @@ Clock = Callable[[], float]
 
 
 class Rows(NamedTuple):
-    """What one forward computed: rows through the layers, rows of its open blocks, and rows that were scored."""
+    """What one forward computed: rows through the layers, rows of its open blocks, and rows that were scored; and which
+    share of the layers' work on these rows it did, where it left layers out: its floor is that share of the time, which
+    is less than products of few rows can reach."""
 
     layers: int
     head: int
     scored: int
+    share: float = 1.0
 
 
 @dataclass
@@ -56,7 +59,7 @@ class Floor:
             strict: the output matrix at the scored rows only.
         """
         heads = (f.scored if strict else f.head for f in forwards)
-        layers = sum(min(self.layer_times[f.layers]) for f in forwards)
+        layers = sum(f.share * min(self.layer_times[f.layers]) for f in forwards)
         return layers + sum(min(self.head_times[rows]) for rows in heads if rows)
 
     def best(self, forwards: Sequence[Rows]) -> tuple[dict[int, float], dict[int, float]]:

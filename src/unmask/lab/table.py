@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from unmask.lab.cases import AR
+from unmask.lab.cost import Executed, bytes_read, flops
+from unmask.models.config import TransformerConfig
 from unmask.ops import attention
 
 if TYPE_CHECKING:
@@ -51,6 +53,8 @@ def row(m: Measured, model: Model, work: Row) -> Row:
         "rows_per_forward": round(rows / calls, 2),
         "forwards": _kinds(first.kinds),
         "head_rows": first.head_rows,
+        "row_layers": first.work.row_layers,
+        **_cost(model, first.work),
         "wall_s": round(m.median, 5),
         "wall_min_s": round(min(walls), 5),
         "wall_max_s": round(max(walls), 5),
@@ -72,6 +76,15 @@ def _kinds(counts: dict[tuple[str, int], int]) -> dict[str, dict[str, int]]:
     for (kind, rows), count in sorted(counts.items(), key=lambda item: (item[0][0], -item[0][1])):
         found.setdefault(kind, {})[str(rows)] = count
     return found
+
+
+def _cost(model: Model, work: Executed) -> Row:
+    """Operations and bytes by the model's shape; None where they are not counted (a recurrent model)."""
+    shape, weight = model.denoiser.model.cfg, model.denoiser.head.weight
+    if not isinstance(shape, TransformerConfig):
+        return {"gflop": None, "gib_read": None}
+    found = bytes_read(shape, work, weight.element_size())
+    return {"gflop": round(flops(shape, work) / 1e9, 6), "gib_read": round(found / 2**30, 6)}
 
 
 def _ms(times: dict[int, float]) -> dict[str, float]:
@@ -148,6 +161,8 @@ COLUMNS = {
     "rows": "rows",
     "forwards": "forwards x rows",
     "peak_mib": "peak MiB",
+    "gflop": "GFLOP",
+    "gib_read": "GiB read",
     "seconds": "median s (min to max)",
     "tokens_per_s": "tokens/s",
     "speedup": "speed-up",
@@ -168,6 +183,8 @@ FORMATS = {
     "ar_ratio": "{:.2f}",
     "ar_ratio_of_floors": "{:.2f}",
     "speedup": "{:.2f}",
+    "gflop": "{:.4g}",
+    "gib_read": "{:.4g}",
     "share": "{:.1%}",
     "strict_share": "{:.1%}",
 }
@@ -211,7 +228,7 @@ def _clock(first: Row) -> str:
 def _hidden(rows: Sequence[Row], crowd: int) -> set[str]:
     """Columns that would say nothing here."""
     hidden = set() if crowd > 1 else {"way", "speedup", "model_calls"}
-    hidden |= {"rows", "peak_mib"} if _compared(rows) else {"strategy", "forwards", "strict_share"}
+    hidden |= {"rows", "peak_mib", "gflop", "gib_read"} if _compared(rows) else {"strategy", "forwards", "strict_share"}
     hidden |= set() if any("ar_ratio" in r for r in rows) else {"ar_ratio", "ar_ratio_of_floors", "per_token"}
     return hidden | (set() if any("accuracy" in r for r in rows) else {"accuracy", "accuracy_low", "accuracy_high"})
 

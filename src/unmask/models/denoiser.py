@@ -6,13 +6,17 @@ The shift of Dream and autoregressive heads (row p - 1 speaks for position p) is
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from unmask.core.types import Batch, Forwarded, Head, Lane, Probe, Span, Traits
+from unmask.core.types import Batch, Forwarded, Head, Lane, Probe, Span, Spans, Traits, rows_in
+from unmask.models import stages
 from unmask.models.transformer import Transformer
 from unmask.ops import attention as attn_op
+
+Held = Literal["hidden", "delta"]
 
 
 class KVStore:
@@ -26,7 +30,9 @@ class KVStore:
         self.keys = torch.empty(shape, dtype=like.dtype, device=like.device)
         self.values = torch.empty(shape, dtype=like.dtype, device=like.device)
         self.stored = torch.zeros(slots, rows, dtype=torch.bool)
-        self.slots, self.rows = slots, rows
+        self.slots, self.rows, self.width = slots, rows, cfg.dim
+        self.beside: dict[int, dict[tuple[Held, int], Tensor]] = {}
+        """Hidden rows and additions [rows, C] by slot, kind and layer, as plans asked for them."""
 
     def write(self, layer: int, slot: int, spans: Sequence[Span], k: Tensor, v: Tensor) -> None:
         """k, v [n, KV, D]: rows of `spans`, in order."""
@@ -42,11 +48,23 @@ class KVStore:
         """Keys and values [KV, rows, D]."""
         return self.keys[layer, slot], self.values[layer, slot]
 
+    def hold(self, kind: Held, layer: int, slot: int, positions: Tensor, x: Tensor) -> None:
+        """x [n, C]: hidden rows at a boundary, or what a layer added to them."""
+        own = self.beside.setdefault(slot, {})
+        if (kind, layer) not in own:
+            own[kind, layer] = x.new_empty(self.rows, x.shape[-1])
+        own[kind, layer][positions] = x
+
+    def held(self, kind: Held, layer: int, slot: int, positions: Tensor) -> Tensor:
+        """Such rows [n, C], as they were last stored."""
+        return self.beside[slot][kind, layer][positions]
+
     def free(self, slot: int, start: int = 0) -> None:
-        """The slot's rows from `start` on mean nothing from now on; nothing is cleared, since rows are written before
-        they are read.
+        """The slot's rows from `start` on mean nothing from now on; keys and values are not cleared, since rows are
+        written before they are read. Hidden rows are given up, all of them: no request begins with those of another.
         """
         self.stored[slot, start:] = False
+        self.beside.pop(slot, None)
 
     def grown(self, model: Transformer, slots: int, rows: int) -> KVStore:
         """A larger store with the same contents."""
@@ -54,6 +72,8 @@ class KVStore:
         new.keys[:, : self.slots, :, : self.rows] = self.keys
         new.values[:, : self.slots, :, : self.rows] = self.values
         new.stored[: self.slots, : self.rows] = self.stored
+        for slot, own in self.beside.items():
+            new.beside[slot] = {k: torch.nn.functional.pad(x, (0, 0, 0, new.rows - self.rows)) for k, x in own.items()}
         return new
 
 
@@ -94,6 +114,8 @@ class TransformerDenoiser:
     def __call__(self, batch: Batch, store: KVStore) -> Forwarded:
         """One forward of packed rows: ids [N] -> hidden [W, C] of the needed rows."""
         device = self.device
+        if any(lane.plan.by_layers for lane in batch.lanes):
+            return self._by_layers(batch, store)
         taps = _Taps(batch.lanes)
         sizes = [sum(b - a for a, b in lane.plan.query) for lane in batch.lanes]
 
@@ -118,6 +140,13 @@ class TransformerDenoiser:
         hidden = self.model.norm(x.index_select(0, batch.need.to(device)))
         return Forwarded(hidden, taps.values())
 
+    def _by_layers(self, batch: Batch, store: KVStore) -> Forwarded:
+        """The same where not every layer runs for every row."""
+        taps = _PartTaps(batch.lanes, store)
+        x = stages.forward(self.model, batch, store, taps, sorted(taps.hidden_layers))
+        hidden = self.model.norm(x.index_select(0, batch.need.to(self.device)))
+        return Forwarded(hidden, taps.values())
+
 
 class _Taps:
     """Collects what probes asked for; with no probe every method returns at once."""
@@ -133,12 +162,9 @@ class _Taps:
             if probe.kind != "kv_cosine" or probe.layer != layer:
                 continue
             a = sum(sizes[:i])
-            slot, at = self.lanes[i].slot, torch.cat([torch.arange(s, e) for s, e in self.lanes[i].plan.query])
-            keys, values = (t[:, at.to(t.device)] for t in store.kv(layer, slot))
-            old = torch.stack((keys, values)).float().transpose(1, 2).flatten(2)
-            new = torch.stack((k[a : a + sizes[i]], v[a : a + sizes[i]])).float().flatten(2)
-            cosine = torch.cosine_similarity(old, new, dim=-1).T.cpu()
-            self.found[i, probe] = cosine.masked_fill(~store.stored[slot, at, None], torch.nan)
+            at = positions_of(self.lanes[i].plan.query)
+            own = k[a : a + sizes[i]], v[a : a + sizes[i]]
+            self.found[i, probe] = _cosine(store, layer, self.lanes[i].slot, at, *own)
 
     def after_layer(self, layer: int, x: Tensor, sizes: Sequence[int]) -> None:
         for i, probe in self.asked:
@@ -152,3 +178,43 @@ class _Taps:
         return tuple(
             tuple(self.found[i, p] for p in lane.plan.probes if p.kind != "logits") for i, lane in enumerate(self.lanes)
         )
+
+
+class _PartTaps(_Taps):
+    """The same for a forward by layers: NaN for rows that a layer did not run for."""
+
+    def __init__(self, lanes: Sequence[Lane], store: KVStore) -> None:
+        super().__init__(lanes)
+        self.store = store
+        for i, probe in self.asked:
+            wide = 2 if probe.kind == "kv_cosine" else store.width
+            self.found[i, probe] = torch.full((rows_in(lanes[i].plan.query), wide), torch.nan)
+
+    def before_part(self, layer: int, lane: int, spans: Spans, k: Tensor, v: Tensor) -> None:
+        """k, v [n, KV, D]: of the rows of `spans`, which the layer runs for."""
+        for i, probe in self.asked:
+            if i == lane and probe.kind == "kv_cosine" and probe.layer == layer:
+                own = self.lanes[i]
+                at = positions_of(spans)
+                cosine = _cosine(self.store, layer, own.slot, at, k, v)
+                self.found[i, probe][torch.searchsorted(positions_of(own.plan.query), at)] = cosine
+
+    def after_part(self, layer: int, lane: int, x: Tensor) -> None:
+        """x [n, C]: the rows of its query, NaN where they are not at this layer."""
+        for i, probe in self.asked:
+            if i == lane and probe.kind == "hidden" and probe.layer == layer:
+                self.found[i, probe] = x.float().cpu()
+
+
+def _cosine(store: KVStore, layer: int, slot: int, at: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """[n, 2]: fresh keys and values of the rows `at` beside the stored ones; NaN where nothing was stored."""
+    keys, values = (t[:, at.to(t.device)] for t in store.kv(layer, slot))
+    old = torch.stack((keys, values)).float().transpose(1, 2).flatten(2)
+    new = torch.stack((k, v)).float().flatten(2)
+    cosine = torch.cosine_similarity(old, new, dim=-1).T.cpu()
+    return cosine.masked_fill(~store.stored[slot, at, None], torch.nan)
+
+
+def positions_of(spans: Spans) -> Tensor:
+    """The rows of the spans, in order."""
+    return torch.cat([torch.arange(a, b) for a, b in spans])

@@ -36,8 +36,11 @@ def recommended(
     """
     own = read_own(directory) if directory is not None else {}
     wanted = max_tokens or own.get("gen_length") or DEFAULT_TOKENS
+    paced = bool(own.keys() & {"policy", "steps"})
+    if max_tokens is not None and not paced:
+        own.pop("gen_length", None)  # the family knows the steps of every length
     settings = replace(family.recommended(config, chat, wanted), **own)
-    if max_tokens is not None and own and max_tokens != settings.gen_length:
+    if max_tokens is not None and paced and max_tokens != settings.gen_length:
         settings = _scaled(settings, max_tokens)
     return settings
 

@@ -78,7 +78,7 @@ def prepare_one(model: Model, prompt: Prompt, ask: Ask, id: str) -> Prepared:
         stop=stops,
         seed=ask.seed,
     )
-    sequence_of(request, model.traits)
+    sequence_of(request, model.traits, layers=model.denoiser.layers)
     return Prepared(request, settings, stops)
 
 

@@ -58,11 +58,11 @@ def _part(part: str) -> tuple[int, str]:
     position, colon, word = part.partition(":")
     if not colon:
         raise RequestError(f"constraint {part.strip()!r}", expected=FORM, got="no colon")
-    if not re.fullmatch(r"[0-9]+", position.strip()):
+    if not re.fullmatch(r"[0-9]{1,9}", position.strip()):
         raise RequestError(
             f"constraint {part.strip()!r}",
             expected="a position of at least 0 before the colon",
-            got=position.strip() or "nothing",
+            got=position.strip()[:80] or "nothing",
         )
     return _checked(int(position), word)
 

@@ -50,13 +50,14 @@ def load(directory: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         state = json.loads((directory / "state.json").read_text(encoding="utf-8"))
         tensors = load_file(directory / "tensors.safetensors")
-    except FileNotFoundError as e:
+    except FileNotFoundError:
+        lost = next((n for n in ("state.json", "tensors.safetensors") if not (directory / n).exists()), "such folder")
         raise CheckpointError(
-            f"{directory} is not a training checkpoint", got=f"no {Path(str(e.filename)).name}"
+            f"{directory} is not a training checkpoint", expected="state.json and tensors.safetensors", got=f"no {lost}"
         ) from None
     except (json.JSONDecodeError, UnicodeDecodeError, SafetensorError) as e:
         raise CheckpointError(
-            f"the checkpoint {directory} is damaged", got=str(e), remedy="delete it to resume before"
+            f"the checkpoint {directory} is damaged", got=str(e), remedy="Delete it to go on from the one before."
         ) from None
     if state.get("format") != FORMAT:
         raise CheckpointError(f"{directory} has another format", expected=str(FORMAT), got=str(state.get("format")))

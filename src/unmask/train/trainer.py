@@ -254,13 +254,25 @@ class Trainer:
         self.history.append({"step": self.step, "steps": self.recipe.run.steps})
 
     def _restore(self, tensors: dict[str, Tensor], state: dict[str, Any], path: Path) -> None:
-        if _plain(state["shape"]) != _plain(dataclasses.asdict(self.model.cfg)):
-            raise ConfigError(f"{path} belongs to a model of another shape", remedy="use another run directory")
+        was, now = _plain(state["shape"]), _plain(dataclasses.asdict(self.model.cfg))
+        if was != now:
+            odd = [name for name in now if was.get(name) != now[name]]
+            raise ConfigError(
+                f"{path} belongs to a model of another shape",
+                expected=", ".join(f"{name} {was.get(name)}" for name in odd),
+                got=", ".join(str(now[name]) for name in odd),
+                remedy="use another run directory",
+            )
         if state.get("lora", self._lora) != self._lora:
             expected, got = f"model.lora {state['lora']}, as it began", str(self._lora)
             raise ConfigError(f"{path} has other adapters", expected=expected, got=got)
         if state["step"] > self.recipe.run.steps:
-            raise ConfigError(f"{path} is past run.steps = {self.recipe.run.steps}", remedy="raise run.steps")
+            raise ConfigError(
+                f"{path} is past run.steps = {self.recipe.run.steps}",
+                expected=f"at least the {state['step']} steps that are done",
+                got=str(self.recipe.run.steps),
+                remedy="Ask for more steps.",
+            )
         try:
             self._load_weights({n: tensors[f"model.{n}"] for n, _ in self._trained()})
             self.ema = {n: tensors[f"ema.{n}"].to(self.device) for n in self.ema}

@@ -80,6 +80,7 @@
 
     send() {
       if (this.run || !this.constraints.take()) return;
+      this.history.keepEdit();
       const text = this.message.value;
       if (!text.trim()) {
         const last = this.history.last;
@@ -105,12 +106,14 @@
 
     resend(index) {
       if (this.run) return;
+      this.history.keepEdit();
       this.start(index + 1);
     }
 
     /* The last question once more, with the next seed: the same one would give the same answer. */
     regenerate() {
       if (this.run) return;
+      this.history.keepEdit();
       let length = this.history.messages.length;
       while (length && this.history.messages[length - 1].role === "assistant") length -= 1;
       if (!length || !this.ready(this.history.sent(length))) return;

@@ -74,7 +74,17 @@
       return row;
     }
 
+    /* Whatever else is done next, what is typed into an open editor is not lost. */
+    keepEdit() {
+      if (this.editing === null) return;
+      const [message, area] = [this.messages[this.editing], this.place.querySelector(".turn textarea")];
+      this.editing = null;
+      if (message && area && area.value !== message.content) this.change(message, area.value);
+      this.draw();
+    }
+
     edit(index) {
+      this.keepEdit();
       this.editing = index;
       this.draw();
       const area = this.place.querySelector(".turn textarea");
@@ -121,6 +131,7 @@
     }
 
     remove(index) {
+      this.keepEdit();
       this.messages.splice(index, 1);
       this.draw();
       this.does.changed();

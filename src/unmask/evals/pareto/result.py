@@ -8,7 +8,7 @@ bound of the paired loss is below X on the other half, which the choice never sa
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from math import fsum
 from typing import Any
 
@@ -28,7 +28,12 @@ AXES: dict[str, tuple[str, bool]] = {
 
 @dataclass(frozen=True)
 class Measured:
-    """What was recorded for one strategy: scores by item id, and mean costs (None where unknown)."""
+    """What was recorded for one strategy: scores by item id, and mean costs (None where unknown).
+
+    Args:
+        forwards: mean forwards per answer by kind; they add up to `nfe`. Empty where they were not recorded.
+        answers: text by item id, to be compared with the baseline's.
+    """
 
     key: str
     label: str
@@ -41,6 +46,8 @@ class Measured:
     tokens_per_forward: float
     row_layers: float
     tokens_per_s: float | None
+    forwards: Mapping[str, float] = field(default_factory=dict)
+    answers: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -50,6 +57,8 @@ class Point:
     Args:
         low, high: 95 % interval of the score; `interval` says which.
         against: the baseline, on the same items; None for the baseline itself.
+        forwards: mean forwards per answer by kind. same: share of the answers that are, letter for letter, the
+            baseline's; None where texts were not recorded.
         frontier: no other strategy is at least as good and as fast, and better in one of the two.
     """
 
@@ -70,6 +79,8 @@ class Point:
     tokens_per_s: float | None
     against: Paired | None
     frontier: bool = False
+    forwards: Mapping[str, float] = field(default_factory=dict)
+    same: float | None = None
 
     def speed(self, axis: str) -> float:
         """Its place on a speed axis, more is faster; what was not timed is slowest."""
@@ -156,8 +167,16 @@ def _point(own: Measured, base: Measured) -> Point:
     costs = {name: getattr(own, name) for name in ("tokens", "nfe", "tokens_per_forward", "row_layers", "tokens_per_s")}
     return Point(
         own.key, own.label, own.baseline, own.options, own.strategy, n, mean, low, high,
-        "Wilson 95 %" if binary else "bootstrap 95 % over items", against=against, **costs,
+        "Wilson 95 %" if binary else "bootstrap 95 % over items", against=against, forwards=own.forwards,
+        same=_agreement(own, base), **costs,
     )  # fmt: skip
+
+
+def _agreement(own: Measured, base: Measured) -> float | None:
+    """Share of the answers that are the baseline's."""
+    if own.baseline or not own.answers or own.answers.keys() != base.answers.keys():
+        return None
+    return sum(own.answers[i] == base.answers[i] for i in own.answers) / len(own.answers)
 
 
 def _dominates(a: Point, b: Point, axis: str) -> bool:

@@ -221,6 +221,8 @@ def _read(folder: Path, candidate: Candidate, plan: Plan, results: Mapping[str, 
         tokens_per_forward=cost["tokens_per_forward"],
         row_layers=cost["row_layers"],
         tokens_per_s=timing["tokens_per_second"] or None,
+        forwards=cost.get("forwards", {}),
+        answers={str(r["id"]): r["text"] for r in records if "text" in r},
     )
 
 

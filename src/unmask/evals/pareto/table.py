@@ -15,8 +15,8 @@ NONE = "-"
 def head(found: Pareto) -> tuple[str, ...]:
     """Titles of the columns."""
     return (
-        "strategy", found.metric, "95 %", "loss in points", "at most (95 %)", "lost / gained", "McNemar p", "forwards",
-        "tokens per forward", "rows x layers", "tokens/s", "",
+        "strategy", found.metric, "95 %", "loss in points", "at most (95 %)", "lost / gained", "McNemar p",
+        "same answers", "forwards", "tokens per forward", "rows x layers", "tokens/s", "",
     )  # fmt: skip
 
 
@@ -31,12 +31,19 @@ def cells(point: Point, found: Pareto) -> tuple[str, ...]:
         NONE if a is None else f"{100 * a.bound:+.1f}",
         NONE if a is None else f"{a.lost} / {a.gained}",
         NONE if a is None or a.p is None else f"{a.p:.2g}",
-        f"{point.nfe:.1f}",
+        NONE if point.same is None else f"{point.same:.1%}",
+        _forwards(point),
         f"{point.tokens_per_forward:.2f}",
         f"{point.row_layers:.0f}",
         NONE if point.tokens_per_s is None else f"{point.tokens_per_s:.0f}",
         marks(point, found),
     )
+
+
+def _forwards(point: Point) -> str:
+    """Forwards per answer, and of which kinds where there are several."""
+    split = ", ".join(f"{n:.1f} {kind}" for kind, n in sorted(point.forwards.items()))
+    return f"{point.nfe:.1f} ({split})" if len(point.forwards) > 1 else f"{point.nfe:.1f}"
 
 
 def short_head(found: Pareto) -> tuple[str, ...]:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from unmask.core.errors import RunError
@@ -31,14 +32,28 @@ Cost = dict[str, Any]
 
 
 @dataclass
-class _Rows:
-    """A sink that adds up the rows computed, request by request."""
+class Work:
+    """What one answer cost in counters that a second run repeats."""
 
-    of: dict[str, int]
+    row_layers: int = 0
+    head_rows: int = 0
+    forwards: Counter[str] = field(default_factory=Counter)
+
+    def add(self, step: Stepped) -> None:
+        self.row_layers += step.work.row_layers
+        self.head_rows += step.work.head_rows
+        self.forwards[step.work.kind] += 1
+
+
+@dataclass
+class _Rows:
+    """A sink that adds up what was computed, request by request: rows x layers, head rows, forwards by kind."""
+
+    of: dict[str, Work] = field(default_factory=dict)
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, Stepped):
-            self.of[event.id] = self.of.get(event.id, 0) + event.work.row_layers
+            self.of.setdefault(event.id, Work()).add(event)
 
     def close(self) -> None:
         """Nothing to release."""
@@ -62,7 +77,7 @@ def decode(model: Model, group: Sequence[Asked]) -> tuple[list[Record], Cost]:
     """The answers of a group, without a verdict."""
     prepared = [a.prepared for a in group if a.prepared is not None]
     lanes = max(1 if (g := p.request.strategy.guidance) is None else g.lanes for p in prepared)
-    engine, rows, collect = Engine(model.denoiser, len(prepared) * lanes), _Rows({}), model.collector(prepared)
+    engine, rows, collect = Engine(model.denoiser, len(prepared) * lanes), _Rows(), model.collector(prepared)
     begun = time.perf_counter()
     try:
         for event in tee(model.events(prepared, engine), rows):
@@ -71,12 +86,12 @@ def decode(model: Model, group: Sequence[Asked]) -> tuple[list[Record], Cost]:
         raise RunError(f"{error} (items {group[0].item.id} to {group[-1].item.id})") from None
     seconds = time.perf_counter() - begun
     found = [collect.generations[p.request.id] for p in prepared]
-    records = [_record(a, g, rows.of.get(f"{a.index}.{a.sample}", 0)) for a, g in zip(group, found)]
+    records = [_record(a, g, rows.of.get(f"{a.index}.{a.sample}", Work())) for a, g in zip(group, found)]
     tokens = sum(g.completion_tokens for g in found)
     return records, {"seconds": seconds, "tokens": tokens, "model_calls": engine.stats.model_calls}
 
 
-def _record(asked: Asked, found: Generation, row_layers: int) -> Record:
+def _record(asked: Asked, found: Generation, work: Work) -> Record:
     return {
         **_begin(asked),
         "seed": asked.seed,
@@ -85,7 +100,9 @@ def _record(asked: Asked, found: Generation, row_layers: int) -> Record:
         "prompt_tokens": found.prompt_tokens,
         "tokens": found.completion_tokens,
         "nfe": found.nfe,
-        "row_layers": row_layers,
+        "forwards": dict(sorted(work.forwards.items())),
+        "row_layers": work.row_layers,
+        "head_rows": work.head_rows,
         "finish_reason": found.finish_reason,
         "confidence": _confidence(found),
     }

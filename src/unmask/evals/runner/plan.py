@@ -254,7 +254,7 @@ class Plan:
         length = int(first.request.canvas.shape[0]) - first.request.prompt_len
         if isinstance(steps, int) and steps <= length:
             return steps, steps
-        return len(sequence_of(first.request, self.model.traits).blocks), length
+        return len(sequence_of(first.request, self.model.traits, layers=self.model.denoiser.layers).blocks), length
 
 
 def _check_ids(items: Sequence[Item]) -> None:

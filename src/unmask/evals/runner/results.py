@@ -82,6 +82,10 @@ def _cost(records: Sequence[Record]) -> dict[str, Any]:
     if all("row_layers" in r for r in records):
         cost["tokens_per_forward"] = tokens / nfe if nfe else 0.0
         cost["row_layers"] = sum(r["row_layers"] for r in records) / n
+        if all("forwards" in r for r in records):
+            kinds: Counter[str] = sum((Counter(r["forwards"]) for r in records), Counter())
+            cost["forwards"] = {kind: count / n for kind, count in sorted(kinds.items())}
+            cost["head_rows"] = sum(r["head_rows"] for r in records) / n
         cost["finish"] = dict(sorted(Counter(r["finish_reason"] for r in records).items()))
     else:
         cost["tokens_counted"] = "tokens of the choices that were scored"

@@ -1,7 +1,7 @@
 """Attention for both ways through the backbone.
 
 `dense`: [B, T] batches with an optional key mask (training, likelihood). `rows`: the query rows of one sequence
-against its stored keys and values, where runs of rows see one or two half-open spans. What the spans exclude is never
+against its stored keys and values, where runs of rows see the same half-open spans. What the spans exclude is never
 computed.
 """
 
