@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from demo_page import DemoPage
 
@@ -262,3 +263,19 @@ def test_older_answers_can_be_shown_again(open_demo: Callable[..., DemoPage]) ->
     demo.ask("Copy: red blue green")
     demo.page.get_by_role("button", name="Show the canvas of model message 2").click()
     assert [c["id"] for c in demo.cells()] == [c["id"] for c in first]
+
+
+def test_a_recording_that_comes_late_does_not_replace_a_file_opened_since(demo: DemoPage, tmp_path: Path) -> None:
+    demo.ask(ASK)
+    file = demo.download("#chat-stage .stage-foot button", tmp_path / "mine.jsonl")
+    held: list[Any] = []
+    demo.page.route("**/api/gallery/*.jsonl", lambda route: held.append(route))  # a list cannot be called
+    with demo.page.expect_request("**/api/gallery/*.jsonl"):
+        demo.mode("gallery")
+    demo.page.set_input_files("#gallery-file", str(file))
+    heading = demo.page.locator("#gallery-stage h2")
+    heading.get_by_text("mine.jsonl").wait_for()
+    with demo.page.expect_response("**/api/gallery/*.jsonl"):
+        held[0].continue_()
+    demo.page.wait_for_timeout(200)
+    assert heading.text_content() == "mine.jsonl"

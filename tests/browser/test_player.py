@@ -479,6 +479,17 @@ def test_a_live_run_is_followed_until_the_user_scrubs(page: Any, tmp_path: Path)
     assert page.evaluate(k) == held < page.evaluate(steps)
 
 
+@pytest.mark.parametrize("width", [700, 1000, 1120, 1400])
+def test_how_it_ended_stands_beside_nothing_else(page: Any, tmp_path: Path, width: int) -> None:
+    page.set_viewport_size({"width": width, "height": 800})
+    show(page, read(FOLDER / "nano-llada.jsonl"), tmp_path)
+    spot = "s => document.querySelector(s).getBoundingClientRect().toJSON()"
+    page.evaluate("() => { document.querySelector('.um-state').textContent = 'Finished: the canvas is full'; }")
+    said, box = page.evaluate(spot, ".um-state"), page.evaluate(spot, ".um-safe")
+    assert said["right"] <= box["left"] or said["bottom"] <= box["top"] or said["top"] >= box["bottom"]
+    assert said["height"] < 30, "one line"
+
+
 def test_a_live_run_that_ended_is_no_longer_followed(page: Any, tmp_path: Path) -> None:
     bare(page, tmp_path)
     lines = lines_of(toy(5))

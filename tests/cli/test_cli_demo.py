@@ -79,7 +79,8 @@ def test_bad_options_are_refused_before_a_model_is_loaded(cli: Run, tmp_path: Pa
         (("--recordings", tmp_path / "none"), "mkdir -p"),
         (("--token", "short"), "at least 8"),
         (("--token", "spaces are no good"), "at least 8 letters"),
-        (("--host", "not.a.host.invalid", "--port", 0), "free address"),
+        (("--host", "not.a.host.invalid", "--port", 0), "an address of this machine"),
+        (("--host", "", "--port", 0), "0.0.0.0"),
         (("--port", 70000), "65535"),
         (("--slots", 0), "--slots"),
     ]:

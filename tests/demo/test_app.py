@@ -164,6 +164,7 @@ def test_twenty_clients_at_once_get_their_own_answers(served: Served, model: Any
         ({"messages": MESSAGES, "constraints": {"999999": "x"}}, "999999"),
         ({"messages": MESSAGES, "constraints": {"٣": "x"}}, "positions from 0"),
         ({"messages": MESSAGES, "constraints": 3}, "constraints"),
+        ({"messages": MESSAGES, "constraints": {"3": "x", "03": "y"}}, "one word at a position"),
         ({"messages": MESSAGES, "template": "no hole"}, "free span"),
         ({"messages": MESSAGES, "template": "The[[999999999]]"}, ""),
         ({"messages": MESSAGES, "client": "x" * 65}, "client"),

@@ -99,6 +99,8 @@ def _add_options(parser: Parser) -> None:
 
 
 def _check(args: argparse.Namespace) -> None:
+    if not args.host:
+        raise ConfigError("--host", expected="an address, such as 127.0.0.1 or 0.0.0.0", got="nothing")
     if args.token is not None and (len(args.token) < 8 or not set(args.token) <= TOKEN_SIGNS):
         raise ConfigError(
             "--token",
@@ -135,6 +137,8 @@ def _bound(host: str, port: int) -> socket.socket:
         listener.listen(128)  # visitors who come before the model is loaded wait
     except OSError as error:
         listener.close()
+        if isinstance(error, socket.gaierror):
+            raise InputError(f"--host {host}", expected="an address of this machine", got=reason(error)) from None
         remedy = "Take another one: --port 0 finds a free one." if port else ""
         raise InputError(
             f"--host {host} --port {port}", expected="a free address", got=reason(error), remedy=remedy

@@ -135,7 +135,10 @@ def _constraints(given: Any) -> str | dict[int, str]:
     for position in given:
         if not isinstance(position, str) or not (position.isascii() and position.isdigit() and len(position) <= DIGITS):
             raise RequestError("constraints", expected="positions from 0 on", got=repr(position)[:80])
-    return {int(position): word for position, word in given.items()}
+    found = {int(position): word for position, word in given.items()}
+    if len(found) < len(given):
+        raise RequestError("constraints", expected="one word at a position", got=", ".join(given)[:80])
+    return found
 
 
 def _check_size(prepared: Prepared, limits: Limits) -> None:

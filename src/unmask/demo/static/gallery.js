@@ -45,6 +45,7 @@
     constructor() {
       this.stage = new demo.Stage(byId("gallery-stage"), { title: "A recording", prompts: true, empty: "Choose a recording, or drop a file here." });
       this.loaded = false;
+      this.asked = 0; // recordings asked for: one that comes late does not replace a newer one
       this.problem = byId("gallery-problem");
       this.listen();
     }
@@ -75,11 +76,12 @@
     }
 
     async load() {
+      const before = this.asked;
       try {
         const found = await demo.api.get("/api/gallery");
         this.loaded = true;
         this.list(found);
-        if (found.length && !this.stage.player) this.show(found[0]);
+        if (found.length && !this.stage.player && before === this.asked) this.show(found[0]);
       } catch (error) {
         demo.problem(this.problem, error);
       }
@@ -95,21 +97,24 @@
 
     async show(item) {
       const at = `/api/gallery/${encodeURIComponent(item.name)}`;
+      const mine = (this.asked += 1);
       try {
-        const recording = read(await demo.api.text(`${at}.jsonl`), item.name);
-        this.open(recording, item.name, at);
+        const text = await demo.api.text(`${at}.jsonl`);
+        if (mine === this.asked) this.open(read(text, item.name), item.name, at);
       } catch (error) {
-        demo.problem(this.problem, error);
+        if (mine === this.asked) demo.problem(this.problem, error);
       }
     }
 
     async file(file) {
       if (!file) return;
+      const mine = (this.asked += 1);
       try {
         if (file.size > LARGEST) throw new demo.ApiError({ what: file.name, expected: "at most 64 MB", got: `${Math.round(file.size / 1e6)} MB` }, 0);
-        this.open(read(await file.text(), file.name), file.name, null);
+        const text = await file.text();
+        if (mine === this.asked) this.open(read(text, file.name), file.name, null);
       } catch (error) {
-        demo.problem(this.problem, error);
+        if (mine === this.asked) demo.problem(this.problem, error);
       }
     }
 
