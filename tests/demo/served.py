@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
+
 
 @dataclass(frozen=True)
 class Served:
@@ -34,3 +36,13 @@ def serving(model: Any, make: Any = None, *, slots: int = 8, **options: Any) -> 
         thread.join(10)
         listener.close()
     assert not thread.is_alive()
+
+
+@contextmanager
+def gradio_serving(model: Any, **options: Any) -> Iterator[tuple[str, Any]]:
+    """The Gradio app: its address and its hub."""
+    pytest.importorskip("gradio")
+    from unmask.demo.gradio_app import make_gradio_app
+
+    with serving(model, make_gradio_app, **options) as served:
+        yield f"{served.url}/", served.hub

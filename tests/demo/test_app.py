@@ -84,20 +84,19 @@ def test_prepare_shows_the_canvas_and_runs_nothing(client: httpx.Client) -> None
     assert client.get("/api/status").json()["forwards"] == before
 
 
-def test_stop_ends_the_run_and_keeps_what_was_written(client: httpx.Client, served: Served) -> None:
+def test_stop_ends_the_run_and_keeps_what_was_written(client: httpx.Client) -> None:
     lines: list[dict[str, Any]] = []
-    with client.stream("POST", "/api/generate", json={"messages": MESSAGES, "settings": SLOW}) as response:
+    body = {"messages": MESSAGES, "settings": {**SLOW, "max_tokens": 900}}
+    with client.stream("POST", "/api/generate", json=body) as response:
         for line in lines_of(response):
             lines.append(line)
-            if line.get("nfe") == 5:
-                at_stop = client.get("/api/status").json()["forwards"]
+            if line.get("event") == "Accepted":
                 assert client.post("/api/stop", json={"job": lines[0]["job"]}).json() == {"stopped": True}
     finished = next(line for line in lines if line.get("event") == "Finished")
     assert finished["reason"] == "cancelled"
-    assert finished["nfe"] < 400
+    assert finished["nfe"] < 900
     assert lines[-1]["end"] > 0
     assert client.get("/api/status").json()["running"] == 0
-    assert at_stop > 0
     assert client.post("/api/stop", json={"job": lines[0]["job"]}).json() == {"stopped": False}
 
 
@@ -274,7 +273,7 @@ def test_a_damaged_file_in_the_folder_is_left_out(client: httpx.Client, folder: 
 # ---- what the form offers --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["nano", "nano-llada", "nano-ar"])
+@pytest.mark.parametrize("name", ["nano", "nano-llada", "nano-ar", "nano-birwkv"])
 def test_every_control_and_preset_is_accepted_by_the_model(name: str) -> None:
     import unmask
     from unmask.demo.asks import Limits, read

@@ -16,9 +16,12 @@ from unmask.pipeline import load
 EXACT_TARGETS = {
     "nano": {"copy": 0.95, "reverse": 0.95, "one_step": 0.95, "two_step": 0.85, "three_step": 0.60},
     "nano-ar": {"one_step": 0.95, "two_step": 0.85, "three_step": 0.80, "story": 0.95},
+    "nano-birwkv": {"story": 0.98},
     "nano-llada": {"copy": 0.98, "reverse": 0.98, "sudoku": 0.98, "one_step": 0.98, "sort": 0.90, "two_step": 0.80},
 }
 """What a card must reach at one token per forward."""
+KNOWS = {"nano-birwkv": {"story"}}
+"""Tasks of a model that was trained for some only."""
 FAST_TARGETS = {"one_step": 0.95, "two_step": 0.85, "three_step": 0.60}
 """What the default model must reach at threshold 0.9, 1000 items each."""
 FILES = {"config.json", "model.safetensors", "tokenizer.json", "unmask.json", "README.md", "loss.svg", "scores.json"}
@@ -46,7 +49,7 @@ def test_all_models_together_are_small():
 
 
 def test_parent_child_and_rival_read_the_same_tokens():
-    texts = {(embedded(n) / "tokenizer.json").read_bytes() for n in EMBEDDED}
+    texts = {(embedded(n) / "tokenizer.json").read_bytes() for n in ("nano", "nano-ar", "nano-llada")}
     assert len(texts) == 1
 
 
@@ -54,7 +57,7 @@ def test_parent_child_and_rival_read_the_same_tokens():
 def test_the_card_shows_every_task_and_meets_the_targets(name):
     card, found = (embedded(name) / "README.md").read_text(encoding="utf-8"), slow_one(name)
     assert card.startswith(f"# {name}:")
-    assert set(found) == set(TASKS)
+    assert set(found) == KNOWS.get(name, set(TASKS))
     for task, score in found.items():
         assert score["n"] == 500
         assert f"| {task} |" in card
@@ -96,7 +99,7 @@ def test_the_stories_on_the_card_answer_the_first_three_prompts_and_are_stories(
 @pytest.mark.parametrize("name", EMBEDDED)
 def test_a_sample_of_the_scores_is_reproduced(name):
     want, rules = slow_one(name), trivial(count=40)
-    for found in evaluate(load(name, device="cpu", slots=40), count=40):
+    for found in evaluate(load(name, device="cpu", slots=40), sorted(want), count=40):
         p = want[found.task]["accuracy"]  # 40 of its 500 items: three standard errors, and 5 points for rounding
         assert found.accuracy >= p - 3 * (p * (1 - p) / 40) ** 0.5 - 0.05, found.task
         assert found.task == "copy" or found.accuracy > rules[found.task]
@@ -157,6 +160,7 @@ def test_one_strategy_by_default():
         "nano": "1 token/step, block",
         "nano-ar": "left to right, block",
         "nano-llada": "1 token/step, none",
+        "nano-birwkv": "1 token/step, none",
     }
 
 
@@ -177,3 +181,10 @@ def test_given_text_stays_where_it_was_put(name):
     assert filled.startswith("One day") and " the fox" in filled and filled.endswith(". The end.")
     fixed = model.generate(prompt, constraints={20: "river"})
     assert model.codec.piece(fixed.ids[20]) == " river"
+
+
+def test_the_recurrent_model_writes_stories_by_masks_and_by_vectors():
+    model, items = load("nano-birwkv", device="cpu"), held_out("story", 20)
+    for policy, least in (("threshold(0.9)", 18), ("ddpm(steps=64)", 7)):
+        answers = model.generate([i.prompt for i in items], policy=policy, max_tokens=48)
+        assert sum(task_named("story").check(i, a.text) for i, a in zip(items, answers, strict=True)) >= least

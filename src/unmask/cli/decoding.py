@@ -43,8 +43,8 @@ def add_model(parser: Parser) -> None:
         "-m",
         hidden=names,
         metavar="DIR|ID",
-        help="checkpoint folder, hub id, model inside this package (nano, nano-ar, nano-llada), or random:SHAPE "
-        "(default: nano)",
+        help="checkpoint folder, hub id, model inside this package (nano, nano-ar, nano-llada, nano-birwkv), or "
+        "random:SHAPE (default: nano)",
     )
     parser.option(g, "--revision", metavar="REV", help="branch, tag or commit of a hub id")
     parser.option(g, "--device", default="auto", metavar="D", help="auto, cuda, mps or cpu (default: auto)")

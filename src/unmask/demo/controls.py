@@ -12,6 +12,7 @@ from typing import Any
 from unmask.core.types import BlockCausal
 from unmask.demo.asks import Limits
 from unmask.engine.profiles import BLOCK, kind_of
+from unmask.models.embedded import EMBEDDED
 from unmask.models.family import Recommended
 from unmask.pipeline.model import Model
 
@@ -55,6 +56,7 @@ NANO = (
     "How many stamps does Leo have now? Explain.",
     "Sort these numbers: 42 7 19 3",
     "Copy: red blue green",
+    "Write a short story with Max the frog, a ball and a river.",
 )
 
 
@@ -95,7 +97,7 @@ def describe(model: Model, limits: Limits, version: str, can_keep: bool) -> dict
         "can_keep": can_keep,
         "controls": [c.as_json() for c in controls(model, limits)],
         "presets": presets(model, advice),
-        "examples": list(NANO if model.name in ("nano", "nano-llada", "nano-ar") else EXAMPLES),
+        "examples": list(_examples(model.name)),
         "recommended": {
             "answer": f"{advice.gen_length} tokens",
             "schedule": advice.schedule,
@@ -106,6 +108,13 @@ def describe(model: Model, limits: Limits, version: str, can_keep: bool) -> dict
         "note": advice.note,
         "known_issues": [*model.kind.known_issues, *advice.known_issues],
     }
+
+
+def _examples(name: str) -> tuple[str, ...]:
+    """Prompts that the model can do something with."""
+    if name not in EMBEDDED:
+        return EXAMPLES
+    return tuple(p for p in NANO if "story" in p) if name == "nano-birwkv" else NANO
 
 
 def controls(model: Model, limits: Limits) -> list[Control]:

@@ -12,6 +12,7 @@ EMBEDDED = {
     DEFAULT: "block diffusion (Fast-dLLM v2 format), adapted from nano-ar; the default",
     "nano-ar": "autoregressive (Qwen2 format), the parent of nano",
     "nano-llada": "masked diffusion with full attention (LLaDA format), trained from scratch",
+    "nano-birwkv": "recurrent (BiRWKV format), masks and continuous diffusion, trained from scratch; stories only",
 }
 """Name -> one line of meaning."""
 NAMES = ", ".join(EMBEDDED)

@@ -165,7 +165,7 @@ def load(
     slots: int = 8,
 ) -> Model:
     """A model from nothing (the embedded default), a local directory, the name of an embedded model (`nano`, `nano-ar`,
-    `nano-llada`; a directory of that name goes first), a hub id, or `random:SHAPE` (`random:llada-mid`).
+    `nano-llada`, `nano-birwkv`; a directory of that name goes first), a hub id, or `random:SHAPE` (`random:llada-mid`).
 
     Args:
         revision: branch, tag or commit of a hub id.
