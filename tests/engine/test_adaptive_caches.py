@@ -23,6 +23,8 @@ from unmask.engine.engine import Engine
 from unmask.models.backbone import denoiser_of
 from unmask.models.load import load_model
 
+pytestmark = pytest.mark.slow  # experimental caches on real models; the seam matrix has them in the fast tests
+
 EXACT = (
     "vicinity(1, 2, refresh=1)",
     "delayed(refresh=1)",

@@ -47,6 +47,8 @@ from unmask.models.load import load_model
 from unmask.models.stages import at, seen_by
 from unmask.models.transformer import Transformer, TransformerConfig
 
+pytestmark = pytest.mark.slow  # experimental caches on real models; the seam matrix has them in the fast tests
+
 LAYERS, MASK = 7, 47
 KINDS = {
     "llada": Traits(MASK),

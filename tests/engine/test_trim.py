@@ -27,6 +27,8 @@ from unmask.engine.engine import Engine
 from unmask.models.backbone import denoiser_of
 from unmask.models.load import load_model
 
+pytestmark = pytest.mark.slow  # experimental caches on real models; the seam matrix has them in the fast tests
+
 QUICK = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
 FAMILIES = ("block-causal", "block-causal-off-grid", "context-causal", "causal")
 WIDE = replace(t.TRAITS["block-causal"], attention=BlockCausal(8))
