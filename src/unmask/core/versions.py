@@ -8,9 +8,14 @@ from importlib.metadata import PackageNotFoundError, version
 PACKAGES = ("torch", "transformers", "tokenizers", "safetensors")
 
 
-def versions() -> dict[str, str | None]:
-    """Versions of this package, Python and what it computes with (None: not installed); nothing is imported for it."""
-    return {"unmask": _version("unmask"), "python": platform.python_version()} | {n: _version(n) for n in PACKAGES}
+def versions(*packages: str) -> dict[str, str | None]:
+    """Versions of this package, Python and what it computes with (None: not installed); nothing is imported for it.
+
+    Args:
+        packages: the others; none takes those that every model runs on.
+    """
+    names = packages or PACKAGES
+    return {"unmask": _version("unmask"), "python": platform.python_version()} | {n: _version(n) for n in names}
 
 
 def _version(name: str) -> str | None:

@@ -10,13 +10,13 @@ import json
 import platform
 import subprocess
 from functools import lru_cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 
 import unmask
+from unmask.core.versions import versions as core_versions
 from unmask.pipeline import Model
 
 PARTS = ("*.json", "*.jinja", "*.txt", "*.model", "*.safetensors", "*.gguf", "*.bin", "*.pt")
@@ -55,14 +55,8 @@ def model_sha256(model: Model) -> str:
 
 
 def versions() -> dict[str, str | None]:
-    """Packages that decide about numbers; nothing is imported for it."""
-    found: dict[str, str | None] = {"unmask": unmask.__version__, "python": platform.python_version()}
-    for name in VERSIONS:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = None
-    return found
+    """Packages that decide about scores; nothing is imported for it."""
+    return core_versions(*VERSIONS)
 
 
 def git_state() -> dict[str, Any] | None:
